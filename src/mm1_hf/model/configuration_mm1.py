@@ -1,0 +1,479 @@
+"""Configurations of MM1 and its parts, and every check on their values.
+
+`MM1Config` nests one configuration per part (`vision_config`, `connector_config`, `text_config`), so
+that the configuration tree mirrors the module tree. A number belongs to exactly one of them; what
+two parts share (the widths a connector joins, the patch grid it reads) is copied down by `MM1Config`
+and checked there.
+"""
+
+import copy
+import difflib
+import math
+from dataclasses import fields
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
+
+# Names that transformers itself passes to a configuration besides its declared fields: old
+# spellings it converts, run-time switches, and entries that tools write into `config.json`.
+_TRANSFORMERS_KEYWORDS = frozenset(
+    {
+        "attn_implementation",
+        "auto_map",
+        "compression_config",
+        "experts_implementation",
+        "model_type",
+        "name_or_path",
+        "num_labels",
+        "output_attentions",
+        "partial_rotary_factor",
+        "per_layer_config",
+        "quantization_config",
+        "rope_scaling",
+        "rope_theta",
+        "tie_last_hidden_states",
+        "torch_dtype",
+    }
+)
+
+
+def _refuse_unknown_keywords(config: PreTrainedConfig, keywords: dict[str, Any]) -> None:
+    """Raise for a keyword that is no field, since transformers would keep it as an attribute."""
+    generation = GenerationConfig._get_default_generation_params()
+    unknown = [
+        name
+        for name in keywords
+        if not name.startswith("_") and name not in _TRANSFORMERS_KEYWORDS and name not in generation
+    ]
+    if not unknown:
+        return
+    known = sorted(field.name for field in fields(config))
+    lines = []
+    for name in unknown:
+        close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+        lines.append(f"{name!r}" + (f" (did you mean {close[0]!r}?)" if close else ""))
+    raise ValueError(
+        f"{type(config).__name__} has no field {', '.join(lines)}. Its own fields are: "
+        f"{', '.join(name for name in known if name not in _INHERITED_FIELDS)}."
+    )
+
+
+_INHERITED_FIELDS = frozenset(field.name for field in fields(PreTrainedConfig))
+
+
+def _require_positive(config: PreTrainedConfig, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and value <= 0:
+            raise ValueError(
+                f"{type(config).__name__}.{name} must be positive, but it is {value}."
+            )
+
+
+def _require_multiple(config: PreTrainedConfig, *, whole: str, part: str) -> None:
+    value, divisor = getattr(config, whole), getattr(config, part)
+    if value % divisor:
+        raise ValueError(
+            f"{type(config).__name__}.{whole} ({value}) must be a multiple of {part} ({divisor})."
+        )
+
+
+@strict
+class MM1VisionConfig(PreTrainedConfig):
+    """Configuration of `MM1VisionModel`, a CLIP-style vision transformer.
+
+    The defaults are MM1's final encoder, ViT-H/14 at 378 px (published), with the inner sizes of the
+    public stand-in `apple/DFN5B-CLIP-ViT-H-14-378`.
+
+    Args:
+        hidden_size: Width of a patch token.
+        intermediate_size: Width inside the feed-forward blocks.
+        num_hidden_layers: Number of transformer blocks.
+        num_attention_heads: Attention heads; must divide `hidden_size`.
+        num_channels: Channels of a picture.
+        image_size: Side of a tile in pixels, or `[height, width]`.
+        patch_size: Side of a patch in pixels. A remainder at the border is not seen.
+        hidden_act: `"quick_gelu"` (OpenAI's and DFN's CLIP) or any name transformers knows.
+        layer_norm_eps: Epsilon of all layer norms.
+        attention_dropout: Dropout on attention weights, in training only.
+        initializer_range: Standard deviation of the initial weights (our choice).
+        use_class_token: Whether a class token stands before the patches.
+        use_pre_layernorm: Whether a layer norm stands before the first block (CLIP yes, SigLIP no).
+        patch_bias: Whether the patch embedding has a bias (CLIP no, SigLIP yes).
+        feature_layer: Index of the hidden state that the model returns: 0 is the embedding, `n` the
+            output of block `n`, negative values count from the end. Blocks behind it are not built.
+            Which layer MM1 takes is not public; the last one is our choice.
+        use_final_norm: Whether the returned features pass the final layer norm (our choice).
+
+    Source: MM1, arXiv 2403.09611, section 3 (encoder, resolution).
+    """
+
+    model_type = "mm1_vision"
+    base_config_key = "vision_config"
+    base_model_tp_plan = {
+        "layers.*.self_attn.q_proj": "colwise",
+        "layers.*.self_attn.k_proj": "colwise",
+        "layers.*.self_attn.v_proj": "colwise",
+        "layers.*.self_attn.o_proj": "rowwise",
+        "layers.*.mlp.fc1": "colwise",
+        "layers.*.mlp.fc2": "rowwise",
+    }
+
+    hidden_size: int = 1280
+    intermediate_size: int = 5120
+    num_hidden_layers: int = 32
+    num_attention_heads: int = 16
+    num_channels: int = 3
+    image_size: int | list[int] | tuple[int, ...] = 378
+    patch_size: int = 14
+    hidden_act: str = "quick_gelu"
+    layer_norm_eps: float = 1e-5
+    attention_dropout: float | int = 0.0
+    initializer_range: float = 0.02
+    use_class_token: bool = True
+    use_pre_layernorm: bool = True
+    patch_bias: bool = False
+    feature_layer: int = -1
+    use_final_norm: bool = True
+
+    def __post_init__(self, **kwargs):
+        _refuse_unknown_keywords(self, kwargs)
+        super().__post_init__(**kwargs)
+
+    def validate_architecture(self):
+        """Raise if the sizes do not fit each other."""
+        _require_positive(
+            self, "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"
+        )
+        _require_positive(self, "num_channels", "patch_size")
+        _require_multiple(self, whole="hidden_size", part="num_attention_heads")
+        if min(patch_grid(self)) < 1:
+            raise ValueError(
+                f"MM1VisionConfig.image_size ({self.image_size}) holds no patch of patch_size "
+                f"{self.patch_size} px: choose a larger image or a smaller patch."
+            )
+        if not -self.num_hidden_layers - 1 <= self.feature_layer <= self.num_hidden_layers:
+            raise ValueError(
+                f"MM1VisionConfig.feature_layer is {self.feature_layer}, but with "
+                f"{self.num_hidden_layers} layers it must lie between "
+                f"{-self.num_hidden_layers - 1} and {self.num_hidden_layers}."
+            )
+
+    @property
+    def num_built_layers(self) -> int:
+        """Number of transformer blocks in front of the feature layer."""
+        return self.feature_layer % (self.num_hidden_layers + 1)
+
+
+def image_height_width(vision_config: PreTrainedConfig) -> tuple[int, int]:
+    """Height and width of a tile in pixels, for our own and for foreign vision configurations."""
+    size = vision_config.image_size
+    if isinstance(size, int):
+        return size, size
+    if len(size) != 2:
+        raise ValueError(f"image_size must be one side or [height, width], but it is {size}.")
+    return int(size[0]), int(size[1])
+
+
+def patch_grid(vision_config: PreTrainedConfig) -> tuple[int, int]:
+    """Rows and columns of patches of one tile; patches of 378 px at 14 px give `(27, 27)`."""
+    height, width = image_height_width(vision_config)
+    return height // vision_config.patch_size, width // vision_config.patch_size
+
+
+@strict
+class MM1ConnectorConfig(PreTrainedConfig):
+    """Configuration of `MM1Connector`, which turns patch tokens into few visual tokens.
+
+    The default is MM1's: a C-Abstractor with 144 tokens per tile (published). Depth and width of
+    MM1's C-Abstractor are not public; Honeybee's defaults are used (arXiv 2312.06742).
+
+    Args:
+        connector_type: A key of `CONNECTORS`: `"c_abstractor"`, `"attention_pool"`,
+            `"average_pool"` or `"mlp"`.
+        num_image_tokens: Visual tokens per tile. `None` means 144, or for `"mlp"`, which keeps one
+            token per patch, the number of patches. A square for the two pooling grids.
+        hidden_size: Width inside the connector. Unused by `"average_pool"` and `"mlp"`.
+        depth: Residual blocks in each of the two stages of the C-Abstractor.
+        mlp_depth: Linear layers of the C-Abstractor's read-out and of `"mlp"`.
+        num_attention_heads: Heads of `"attention_pool"` (our choice); must divide `hidden_size`.
+        layer_norm_eps: Epsilon of all layer norms.
+        initializer_range: Standard deviation of the initial weights.
+        vision_hidden_size: Width of the patch tokens; `MM1Config` fills it in.
+        text_hidden_size: Width of the decoder; `MM1Config` fills it in.
+        patch_grid: `[rows, columns]` of patches; `MM1Config` fills it in.
+
+    Source: MM1, arXiv 2403.09611, section 3.1 (types and token counts); Honeybee for the block.
+    """
+
+    model_type = "mm1_connector"
+    base_config_key = "connector_config"
+
+    connector_type: str = "c_abstractor"
+    num_image_tokens: int | None = None
+    hidden_size: int = 1024
+    depth: int = 3
+    mlp_depth: int = 2
+    num_attention_heads: int = 16
+    layer_norm_eps: float = 1e-5
+    initializer_range: float = 0.02
+    vision_hidden_size: int | None = None
+    text_hidden_size: int | None = None
+    patch_grid: list[int] | tuple[int, ...] | None = None
+
+    def __post_init__(self, **kwargs):
+        _refuse_unknown_keywords(self, kwargs)
+        if self.num_image_tokens is None:
+            if self.connector_type != "mlp":
+                self.num_image_tokens = 144
+            elif self.patch_grid is not None:
+                self.num_image_tokens = math.prod(self.patch_grid)
+        super().__post_init__(**kwargs)
+
+    def validate_architecture(self):
+        """Raise if the sizes do not fit each other or the connector's type."""
+        _require_positive(self, "num_image_tokens", "hidden_size", "depth", "mlp_depth")
+        _require_positive(self, "num_attention_heads", "vision_hidden_size", "text_hidden_size")
+        if self.connector_type in ("average_pool", "c_abstractor"):
+            side = math.isqrt(self.num_image_tokens)
+            if side * side != self.num_image_tokens:
+                raise ValueError(
+                    f"{self.connector_type!r} pools to a square grid, so num_image_tokens must be a "
+                    f"square such as 64 or 144, but it is {self.num_image_tokens}. "
+                    f"Use {side * side} or {(side + 1) ** 2}, or connector_type='attention_pool'."
+                )
+        if self.connector_type == "attention_pool":
+            _require_multiple(self, whole="hidden_size", part="num_attention_heads")
+        if self.patch_grid is None:
+            return
+        if len(self.patch_grid) != 2 or min(self.patch_grid) < 1:
+            raise ValueError(f"patch_grid must be [rows, columns], but it is {self.patch_grid}.")
+        num_patches = math.prod(self.patch_grid)
+        if self.connector_type == "mlp" and self.num_image_tokens != num_patches:
+            raise ValueError(
+                f"'mlp' keeps one token per patch, so num_image_tokens must be {num_patches} for a "
+                f"grid of {list(self.patch_grid)}, but it is {self.num_image_tokens}. "
+                "Leave it out, or choose a pooling connector."
+            )
+
+
+@strict
+class MM1TextConfig(PreTrainedConfig):
+    """Configuration of `MM1TextModel`, a decoder-only language model.
+
+    The shapes of MM1's language models are not public. The defaults are a 3B decoder consistent with
+    MM1's names and the totals of its sparse models (derived); RMSNorm, SwiGLU and rotary positions
+    are those of the public decoders of the same house (AXLearn).
+
+    Args:
+        vocab_size: Rows of the embedding table.
+        hidden_size: Width of a token.
+        intermediate_size: Width inside the SwiGLU feed-forward blocks.
+        num_hidden_layers: Number of decoder layers.
+        num_attention_heads: Query heads.
+        num_key_value_heads: Key and value heads; must divide the query heads. `None` means as many.
+        head_dim: Width of a head; `None` means `hidden_size // num_attention_heads`.
+        hidden_act: Activation of the gate.
+        max_position_embeddings: Longest sequence the rotary positions are meant for.
+        rms_norm_eps: Epsilon of all RMS norms.
+        rope_parameters: transformers' rotary settings, such as
+            `{"rope_type": "default", "rope_theta": 10000.0}`.
+        attention_bias: Whether the attention projections have a bias.
+        mlp_bias: Whether the feed-forward projections have a bias.
+        qk_norm: Whether queries and keys pass an RMS norm per head before the rotation.
+        attention_dropout: Dropout on attention weights, in training only.
+        initializer_range: Standard deviation of the initial weights (our choice).
+        use_cache: Whether keys and values are kept by default outside training.
+        tie_word_embeddings: Whether the output projection shares the embedding table.
+        pad_token_id: Padding token.
+        bos_token_id: First token of a document.
+        eos_token_id: Last token of a document.
+
+    Source: MM1, arXiv 2403.09611 (sizes by name); everything else is our choice.
+    """
+
+    model_type = "mm1_text"
+    base_config_key = "text_config"
+    keys_to_ignore_at_inference = ["past_key_values"]
+    base_model_tp_plan = {
+        "layers.*.self_attn.q_proj": "colwise",
+        "layers.*.self_attn.k_proj": "colwise",
+        "layers.*.self_attn.v_proj": "colwise",
+        "layers.*.self_attn.o_proj": "rowwise",
+        "layers.*.mlp.gate_proj": "colwise",
+        "layers.*.mlp.up_proj": "colwise",
+        "layers.*.mlp.down_proj": "rowwise",
+    }
+    base_model_pp_plan = {
+        "embed_tokens": (["input_ids"], ["inputs_embeds"]),
+        "layers": (["hidden_states", "attention_mask"], ["hidden_states"]),
+        "norm": (["hidden_states"], ["hidden_states"]),
+    }
+
+    vocab_size: int = 49_152
+    hidden_size: int = 3072
+    intermediate_size: int = 8064
+    num_hidden_layers: int = 26
+    num_attention_heads: int = 24
+    num_key_value_heads: int | None = 8
+    head_dim: int | None = None
+    hidden_act: str = "silu"
+    max_position_embeddings: int = 4096
+    rms_norm_eps: float = 1e-5
+    rope_parameters: dict | None = None
+    attention_bias: bool = False
+    mlp_bias: bool = False
+    qk_norm: bool = False
+    attention_dropout: float | int = 0.0
+    initializer_range: float = 0.02
+    use_cache: bool = True
+    tie_word_embeddings: bool = False
+    pad_token_id: int | None = None
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+
+    def __post_init__(self, **kwargs):
+        _refuse_unknown_keywords(self, kwargs)
+        if self.head_dim is None and self.num_attention_heads > 0:
+            self.head_dim = self.hidden_size // self.num_attention_heads
+        if self.num_key_value_heads is None:
+            self.num_key_value_heads = self.num_attention_heads
+        super().__post_init__(**kwargs)
+
+    def validate_architecture(self):
+        """Raise if the sizes do not fit each other."""
+        _require_positive(
+            self, "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"
+        )
+        _require_positive(self, "num_attention_heads", "num_key_value_heads", "head_dim")
+        _require_multiple(self, whole="num_attention_heads", part="num_key_value_heads")
+        if self.head_dim % 2:
+            raise ValueError(
+                f"MM1TextConfig.head_dim must be even for rotary positions, but it is "
+                f"{self.head_dim}: change hidden_size or num_attention_heads, or set head_dim."
+            )
+
+
+@strict
+class MM1Config(PreTrainedConfig):
+    """Configuration of `MM1Model` and `MM1ForConditionalGeneration`.
+
+    Args:
+        vision_config: `MM1VisionConfig`, or any vision configuration that `AutoModel` knows (CLIP,
+            SigLIP, AIMv2, DINOv2 ...), as object or dict. `None` means MM1's ViT-H/14 at 378 px.
+        connector_config: `MM1ConnectorConfig` as object or dict. `None` means MM1's C-Abstractor.
+        text_config: `MM1TextConfig`, or any decoder configuration that `AutoModel` knows (Llama,
+            Qwen, Gemma, Mixtral ...), as object or dict. `None` means a 3B decoder.
+        image_token_id: Vocabulary id of the placeholder that a visual token replaces. The tokenizer
+            owns this number; `MM1Processor.from_parts` fills in a `None`.
+        vision_feature_layer: For foreign towers only: index of the hidden state to read; `None`
+            means the tower's own last hidden state. `MM1VisionConfig.feature_layer` for ours.
+        tie_word_embeddings: Whether `lm_head` shares the embedding table; `None` means as
+            `text_config` says.
+        use_cache: Whether the decoder keeps keys and values by default outside training.
+        initializer_range: Standard deviation of the initial weights of `lm_head`.
+
+    Configuration objects are copied, never changed: the connector's copy receives the widths and the
+    patch grid of its neighbours.
+
+    Raises:
+        ValueError: If a field is misspelt or two parts disagree about a shared number.
+    """
+
+    model_type = "mm1"
+    # Built in `__post_init__` by hand: the declaration that builds them differs between the oldest
+    # supported transformers and the newest, this form works on all.
+    sub_configs = {
+        "vision_config": AutoConfig,
+        "connector_config": MM1ConnectorConfig,
+        "text_config": AutoConfig,
+    }
+    keys_to_ignore_at_inference = ["past_key_values"]
+    attribute_map = {"image_token_index": "image_token_id"}
+
+    vision_config: dict | PreTrainedConfig | None = None
+    connector_config: dict | PreTrainedConfig | None = None
+    text_config: dict | PreTrainedConfig | None = None
+    image_token_id: int | None = None
+    vision_feature_layer: int | None = None
+    tie_word_embeddings: bool | None = None
+    use_cache: bool = True
+    initializer_range: float = 0.02
+
+    def __post_init__(self, **kwargs):
+        _refuse_unknown_keywords(self, kwargs)
+        vision = _part(self.vision_config, name="vision_config", own=MM1VisionConfig)
+        text = _part(self.text_config, name="text_config", own=MM1TextConfig)
+        self.vision_config = getattr(vision, "vision_config", vision)
+        self.text_config = text.get_text_config(decoder=True)
+        connector = _part(self.connector_config, name="connector_config", own=MM1ConnectorConfig)
+        self.connector_config = _join_connector(connector, self.vision_config, self.text_config)
+        if self.tie_word_embeddings is None:
+            self.tie_word_embeddings = bool(getattr(self.text_config, "tie_word_embeddings", False))
+        super().__post_init__(**kwargs)
+
+    def validate_architecture(self):
+        """Raise if the placeholder does not fit the vocabulary or two fields exclude each other."""
+        vocab_size = self.text_config.vocab_size
+        if self.image_token_id is not None and not 0 <= self.image_token_id < vocab_size:
+            raise ValueError(
+                f"MM1Config.image_token_id is {self.image_token_id}, but text_config.vocab_size is "
+                f"{vocab_size}: the placeholder needs a row of its own in the vocabulary."
+            )
+        if self.vision_feature_layer is not None and self.vision_config.model_type == "mm1_vision":
+            raise ValueError(
+                "MM1Config.vision_feature_layer is for foreign vision towers. With MM1VisionConfig, "
+                f"set its own field: MM1VisionConfig(feature_layer={self.vision_feature_layer})."
+            )
+
+    @property
+    def num_image_tokens(self) -> int:
+        """Visual tokens per tile."""
+        return self.connector_config.num_image_tokens
+
+
+def _part(value: Any, *, name: str, own: type[PreTrainedConfig]) -> PreTrainedConfig:
+    """Build or copy one nested configuration; a dict is ours unless its `model_type` says otherwise."""
+    if value is None:
+        return own()
+    if isinstance(value, PreTrainedConfig):
+        return copy.deepcopy(value)
+    if not isinstance(value, dict):
+        raise TypeError(
+            f"MM1Config.{name} must be a configuration, a dict or None, but it is a "
+            f"{type(value).__name__}."
+        )
+    keywords = copy.deepcopy(value)
+    model_type = keywords.get("model_type", own.model_type)
+    if model_type == own.model_type:
+        return own(**keywords)
+    keywords.pop("model_type")
+    return AutoConfig.for_model(model_type, **keywords)
+
+
+def _join_connector(
+    connector: PreTrainedConfig, vision: PreTrainedConfig, text: PreTrainedConfig
+) -> PreTrainedConfig:
+    """Fill the connector's shared numbers from its neighbours, or raise where they disagree."""
+    shared = {
+        "vision_hidden_size": (vision.hidden_size, "vision_config.hidden_size"),
+        "text_hidden_size": (text.hidden_size, "text_config.hidden_size"),
+        "patch_grid": (list(patch_grid(vision)), "the patch grid of vision_config"),
+    }
+    for name, (value, owner) in shared.items():
+        found = getattr(connector, name)
+        found = list(found) if isinstance(found, tuple) else found
+        if found is not None and found != value:
+            raise ValueError(
+                f"MM1Config.connector_config.{name} is {found}, but {owner} is {value}. "
+                f"Leave {name} out: MM1Config fills it in."
+            )
+        setattr(connector, name, value)
+    if connector.num_image_tokens is None:
+        connector.num_image_tokens = math.prod(connector.patch_grid)
+    connector.validate_architecture()
+    return connector
+
+
+__all__ = ["MM1Config", "MM1ConnectorConfig", "MM1TextConfig", "MM1VisionConfig"]
