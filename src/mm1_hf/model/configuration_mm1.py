@@ -44,7 +44,9 @@ def _refuse_unknown_keywords(config: PreTrainedConfig, keywords: dict[str, Any])
     unknown = [
         name
         for name in keywords
-        if not name.startswith("_") and name not in _TRANSFORMERS_KEYWORDS and name not in generation
+        if not name.startswith("_")
+        and name not in _TRANSFORMERS_KEYWORDS
+        and name not in generation
     ]
     if not unknown:
         return
@@ -66,9 +68,7 @@ def _require_positive(config: PreTrainedConfig, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
         if value is not None and value <= 0:
-            raise ValueError(
-                f"{type(config).__name__}.{name} must be positive, but it is {value}."
-            )
+            raise ValueError(f"{type(config).__name__}.{name} must be positive, but it is {value}.")
 
 
 def _require_multiple(config: PreTrainedConfig, *, whole: str, part: str) -> None:

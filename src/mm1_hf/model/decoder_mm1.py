@@ -286,9 +286,7 @@ class MM1ForCausalLM(MM1PreTrainedModel, GenerationMixin):
         )
 
 
-def keep_positions(
-    hidden_states: torch.Tensor, logits_to_keep: int | torch.Tensor
-) -> torch.Tensor:
+def keep_positions(hidden_states: torch.Tensor, logits_to_keep: int | torch.Tensor) -> torch.Tensor:
     """Select the positions whose logits are wanted; `(B, T, D)` to `(B, kept, D)`.
 
     Args:

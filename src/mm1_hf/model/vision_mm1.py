@@ -162,9 +162,7 @@ class MM1VisionModel(MM1PreTrainedModel):
         if grid == patch_grid(self.config):
             return table
         prefix, patches = table.tensor_split([self.num_prefix_tokens])
-        patches = resample_positions(
-            patches, source_grid=patch_grid(self.config), target_grid=grid
-        )
+        patches = resample_positions(patches, source_grid=patch_grid(self.config), target_grid=grid)
         return torch.cat([prefix, patches])
 
     @merge_with_config_defaults

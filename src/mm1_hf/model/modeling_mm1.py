@@ -1,0 +1,422 @@
+"""`MM1Model` (see, connect, read) and `MM1ForConditionalGeneration` (loss, generate).
+
+Letters: B batch, T tokens, N tiles in the whole batch, P patches, K visual tokens per tile, D width
+of the decoder, V vocabulary.
+
+Source: MM1, arXiv 2403.09611, section 3: visual tokens take ordinary places in the sequence and
+never carry a label.
+"""
+
+import inspect
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.cache_utils import Cache
+from transformers.generation import GenerationMixin
+from transformers.modeling_outputs import (
+    BaseModelOutputWithPast,
+    BaseModelOutputWithPooling,
+    CausalLMOutputWithPast,
+)
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, can_return_tuple, torch_compilable_check
+from transformers.utils.generic import accepts_precomputed_kwargs, merge_with_config_defaults
+
+from .base_mm1 import MM1PreTrainedModel
+from .composition_mm1 import (
+    PartSource,
+    composed_dtype,
+    connector_part,
+    copy_decoder,
+    copy_weights,
+    text_part,
+    vision_part,
+)
+from .configuration_mm1 import MM1Config, image_height_width
+from .connectors_mm1 import MM1Connector
+from .decoder_mm1 import MM1TextModel, keep_positions
+from .interleaving_mm1 import add_image_token
+from .vision_mm1 import MM1VisionModel
+
+# Parts of foreign towers that serve only their pooled output. They never see a gradient here, so
+# they are frozen: a trainable parameter without gradient stops distributed training.
+_POOLING_PARTS = {
+    "aimv2_vision_model": ("head",),
+    "clip_vision_model": ("post_layernorm",),
+    "siglip_vision_model": ("head",),
+}
+
+
+@dataclass
+class MM1ModelOutputWithPast(BaseModelOutputWithPast):
+    """Output of `MM1Model`.
+
+    Attributes:
+        last_hidden_state: `(B, T, D)` after the decoder's final norm.
+        past_key_values: Cache of keys and values.
+        hidden_states: Hidden states of the decoder, one per layer and the input.
+        attentions: Attention weights of the decoder, one per layer.
+        image_hidden_states: Visual tokens `(N, K, D)` as they entered the decoder.
+    """
+
+    image_hidden_states: torch.FloatTensor | None = None
+
+
+@dataclass
+class MM1CausalLMOutputWithPast(CausalLMOutputWithPast):
+    """Output of `MM1ForConditionalGeneration`.
+
+    Attributes:
+        loss: Next-token loss, a scalar, when labels are given.
+        logits: `(B, T, V)`.
+        past_key_values: Cache of keys and values.
+        hidden_states: Hidden states of the decoder, one per layer and the input.
+        attentions: Attention weights of the decoder, one per layer.
+        image_hidden_states: Visual tokens `(N, K, D)` as they entered the decoder.
+    """
+
+    image_hidden_states: torch.FloatTensor | None = None
+
+
+def _build_part(config: PreTrainedConfig, *, own: type[PreTrainedModel]) -> PreTrainedModel:
+    """Build a tower or a decoder: our class for our configuration, else what `AutoModel` knows.
+
+    Compared by `model_type`, as a configuration loaded from the Hub is of another class. The dtype is
+    the surrounding one: a nested configuration's own would give a model of mixed dtypes.
+    """
+    if config.model_type == own.config_class.model_type:
+        return own._from_config(config, dtype=torch.get_default_dtype())
+    return AutoModel.from_config(config, dtype=torch.get_default_dtype())
+
+
+class MM1Model(MM1PreTrainedModel):
+    """Vision tower, connector and decoder, without a language-modelling head.
+
+    Every tile is one row of `pixel_values` and becomes a constant number of visual tokens, which
+    replace the placeholders `config.image_token_id` in order.
+    """
+
+    config: MM1Config
+    base_model_prefix = "model"
+    input_modalities = ("image", "text")
+
+    def __init__(self, config: MM1Config):
+        super().__init__(config)
+        self.vision_tower = _build_part(config.vision_config, own=MM1VisionModel)
+        for name in _POOLING_PARTS.get(config.vision_config.model_type, ()):
+            part = getattr(self.vision_tower, name, None)
+            if part is not None:
+                part.requires_grad_(False)
+        parameters = inspect.signature(self.vision_tower.forward).parameters
+        self._tower_takes_interpolation = "interpolate_pos_encoding" in parameters
+        self.connector = MM1Connector._from_config(
+            config.connector_config, dtype=torch.get_default_dtype()
+        )
+        self.language_model = _build_part(config.text_config, own=MM1TextModel)
+        self.post_init()
+
+    @can_return_tuple
+    @accepts_precomputed_kwargs("image")
+    def get_image_features(
+        self, pixel_values: torch.FloatTensor, **kwargs: Unpack[TransformersKwargs]
+    ) -> BaseModelOutputWithPooling:
+        """Encode tiles and map them to visual tokens.
+
+        Args:
+            pixel_values: `(N, channels, height, width)`, normalised.
+            **kwargs: `output_hidden_states`, `output_attentions` of the vision tower.
+
+        Returns:
+            The vision tower's output, with the visual tokens `(N, K, D)` as `pooler_output`.
+        """
+        height, width = pixel_values.shape[-2:]
+        patch_size = self.config.vision_config.patch_size
+        grid = (height // patch_size, width // patch_size)
+        native = (height, width) == image_height_width(self.config.vision_config)
+        if self._tower_takes_interpolation and not native:
+            kwargs["interpolate_pos_encoding"] = True
+        layer = self.config.vision_feature_layer
+        if layer is not None:
+            kwargs["output_hidden_states"] = True
+        outputs = self.vision_tower(pixel_values, **{**kwargs, "return_dict": True})
+        features = outputs.last_hidden_state if layer is None else outputs.hidden_states[layer]
+        # Towers put class and register tokens in front of the patches.
+        features = features[:, features.shape[1] - math.prod(grid) :].contiguous()
+        outputs.pooler_output = self.connector(features, grid=grid)
+        return outputs
+
+    def get_placeholder_mask(
+        self,
+        input_ids: torch.LongTensor | None,
+        inputs_embeds: torch.FloatTensor,
+        image_features: torch.FloatTensor,
+    ) -> torch.BoolTensor:
+        """Find the placeholders and check that there is one for each visual token.
+
+        Args:
+            input_ids: `(B, T)`, or None to compare `inputs_embeds` with the placeholder's embedding.
+            inputs_embeds: `(B, T, D)`.
+            image_features: Visual tokens `(N, K, D)`.
+
+        Returns:
+            `(B, T, 1)`, true at placeholders.
+
+        Raises:
+            ValueError: If the counts differ, or `config.image_token_id` is not set.
+        """
+        if self.config.image_token_id is None:
+            raise ValueError(
+                "config.image_token_id is not set, so visual tokens have no place to go. Build the "
+                "processor with MM1Processor.from_parts(tokenizer=…, config=model.config), which "
+                "sets it, or set it to the id of the tokenizer's image token."
+            )
+        if input_ids is None:
+            placeholder = torch.full((), self.config.image_token_id, device=inputs_embeds.device)
+            mask = (inputs_embeds == self.get_input_embeddings()(placeholder)).all(-1)
+        else:
+            mask = input_ids == self.config.image_token_id
+        num_tokens = mask.sum()
+        num_features = image_features.shape[0] * image_features.shape[1]
+        torch_compilable_check(
+            num_tokens == num_features,
+            f"Image features and image tokens do not match, tokens: {num_tokens}, features: "
+            f"{num_features} ({image_features.shape[0]} tiles of {image_features.shape[1]} visual "
+            "tokens). Make input_ids and pixel_values with one call of the same MM1Processor, and "
+            "never truncate a sequence inside an image.",
+        )
+        return mask.unsqueeze(-1).to(inputs_embeds.device)
+
+    def _see(self, pixel_values, mm_encoder_outputs, **kwargs) -> torch.Tensor | None:
+        """Visual tokens `(N, K, D)` of the batch, computed here unless `generate` already did."""
+        encoded = (mm_encoder_outputs or {}).get("image")
+        if encoded is None and pixel_values is not None:
+            encoded = self.get_image_features(pixel_values, return_dict=True, **kwargs)
+        return None if encoded is None else encoded.pooler_output
+
+    def _see_nothing(self, inputs_embeds: torch.Tensor, **kwargs) -> torch.Tensor:
+        """Run the vision tower on one black tile and add the result with weight zero.
+
+        Ranks of a sharded model must all call the tower equally often; a text-only batch that skips
+        it would stop the run (and 10 % of MM1's sequences are text only).
+        """
+        vision = self.config.vision_config
+        tile = inputs_embeds.new_zeros(1, vision.num_channels, *image_height_width(vision))
+        features = self.get_image_features(tile, return_dict=True, **kwargs).pooler_output
+        return inputs_embeds + 0.0 * features.mean().to(inputs_embeds.device, inputs_embeds.dtype)
+
+    @merge_with_config_defaults
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        pixel_values: torch.FloatTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        use_cache: bool | None = None,
+        mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> MM1ModelOutputWithPast:
+        """See, connect, read.
+
+        Args:
+            input_ids: `(B, T)` with placeholders; or else `inputs_embeds`.
+            pixel_values: `(N, channels, height, width)`: the tiles of all samples, in the order of
+                their placeholders. None for text alone; in training a black tile with weight zero
+                then takes its place, so that every forward calls the vision tower once.
+            attention_mask: `(B, T)`, 1 for real tokens and 0 for padding.
+            position_ids: `(B, T)`; restarting at 0 for each packed document.
+            past_key_values: Cache of earlier keys and values.
+            inputs_embeds: `(B, T, D)` in place of `input_ids`.
+            use_cache: Whether to return a cache.
+            mm_encoder_outputs: Output of `get_image_features` under `"image"`, in place of
+                `pixel_values`; `generate` passes it.
+            **kwargs: `output_hidden_states`, `output_attentions`, arguments of the attention backend.
+
+        Raises:
+            ValueError: If inputs exclude each other, or placeholders and tiles do not match.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("Give exactly one of input_ids and inputs_embeds.")
+        if pixel_values is not None and mm_encoder_outputs is not None:
+            raise ValueError("Give pixel_values or mm_encoder_outputs, not both.")
+        if inputs_embeds is None:
+            inputs_embeds = self.get_input_embeddings()(input_ids)
+        image_features = self._see(pixel_values, mm_encoder_outputs, **kwargs)
+        if image_features is not None:
+            image_features = image_features.to(inputs_embeds.device, inputs_embeds.dtype)
+            mask = self.get_placeholder_mask(input_ids, inputs_embeds, image_features)
+            inputs_embeds = inputs_embeds.masked_scatter(mask, image_features)
+        elif self.training and torch.is_grad_enabled():
+            inputs_embeds = self._see_nothing(inputs_embeds, **kwargs)
+        outputs = self.language_model(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            **{**kwargs, "return_dict": True},
+        )
+        return MM1ModelOutputWithPast(
+            last_hidden_state=outputs.last_hidden_state,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            image_hidden_states=image_features,
+        )
+
+
+class MM1ForConditionalGeneration(MM1PreTrainedModel, GenerationMixin):
+    """MM1 with its language-modelling head: pictures and text in, text out."""
+
+    config: MM1Config
+    input_modalities = ("image", "text")
+    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
+    _tp_plan = {"lm_head": "colwise_gather_output"}
+
+    def __init__(self, config: MM1Config):
+        super().__init__(config)
+        self.model = MM1Model(config)
+        self.lm_head = nn.Linear(
+            config.text_config.hidden_size, config.text_config.vocab_size, bias=False
+        )
+        self.post_init()
+
+    @classmethod
+    def from_parts(
+        cls,
+        *,
+        vision: PartSource,
+        text: PartSource,
+        connector: PartSource | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        image_token_id: int | None = None,
+        vision_feature_layer: int | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> "MM1ForConditionalGeneration":
+        """Compose an MM1 from a vision tower, a connector and a decoder.
+
+        Every part is a checkpoint (folder or Hub id), a model object or a configuration; parts that
+        bring weights are copied, the others are newly initialised.
+
+        Args:
+            vision: Vision tower; of a whole CLIP or SigLIP, its tower is taken.
+            text: Decoder; with a head (`…ForCausalLM`) its head comes along.
+            connector: `MM1Connector`, its checkpoint or `MM1ConnectorConfig`; None means MM1's
+                C-Abstractor with 144 tokens.
+            tokenizer: If given, the image token is added to it where it is missing, the embedding
+                table grows to its length where it must, and `config.image_token_id` is set.
+            image_token_id: Vocabulary id of the placeholder, if no tokenizer is given.
+            vision_feature_layer: See `MM1Config`.
+            dtype: Dtype of the model; that of the decoder's weights by default.
+
+        Raises:
+            ValueError: If the parts do not fit each other.
+        """
+        parts = (text_part(text), vision_part(vision), connector_part(connector))
+        config = MM1Config(
+            text_config=parts[0].config,
+            vision_config=parts[1].config,
+            connector_config=parts[2].config,
+            image_token_id=image_token_id,
+            vision_feature_layer=vision_feature_layer,
+        )
+        model = cls._from_config(config, dtype=dtype or composed_dtype(*parts))
+        copy_decoder(model.model.language_model, model.lm_head, parts[0])
+        copy_weights(model.model.vision_tower, parts[1])
+        copy_weights(model.model.connector, parts[2])
+        model.tie_weights()
+        if tokenizer is not None:
+            image_token = add_image_token(tokenizer)
+            if len(tokenizer) > config.text_config.vocab_size:
+                model.resize_token_embeddings(len(tokenizer))
+            model.config.image_token_id = tokenizer.convert_tokens_to_ids(image_token)
+        return model
+
+    def get_image_features(
+        self, pixel_values: torch.FloatTensor, **kwargs: Unpack[TransformersKwargs]
+    ) -> BaseModelOutputWithPooling:
+        """Encode tiles and map them to visual tokens; see `MM1Model.get_image_features`."""
+        return self.model.get_image_features(pixel_values, **kwargs)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        pixel_values: torch.FloatTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> MM1CausalLMOutputWithPast:
+        """See, connect, read, and project to the vocabulary.
+
+        Args:
+            input_ids: `(B, T)` with placeholders; or else `inputs_embeds`.
+            pixel_values: `(N, channels, height, width)`, all tiles in the order of placeholders.
+            attention_mask: `(B, T)`, 1 for real tokens and 0 for padding.
+            position_ids: `(B, T)`; restarting at 0 for each packed document.
+            past_key_values: Cache of earlier keys and values.
+            inputs_embeds: `(B, T, D)` in place of `input_ids`.
+            labels: `(B, T)`, not shifted; -100 where no loss is wanted.
+            use_cache: Whether to return a cache. With labels the default is no, since a cache makes
+                transformers ignore the borders of packed documents.
+            logits_to_keep: Compute only the last so many logits (0: all), or those at these indices.
+            mm_encoder_outputs: Output of `get_image_features` under `"image"`.
+            **kwargs: `num_items_in_batch` and everything `MM1Model.forward` takes.
+
+        Raises:
+            ValueError: If inputs exclude each other, or placeholders and tiles do not match.
+        """
+        if labels is not None and use_cache is None and past_key_values is None:
+            use_cache = False
+        outputs = self.model(
+            input_ids=input_ids,
+            pixel_values=pixel_values,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            mm_encoder_outputs=mm_encoder_outputs,
+            **kwargs,
+        )
+        text_config = self.config.text_config
+        logits = self.lm_head(keep_positions(outputs.last_hidden_state, logits_to_keep))
+        logits = _rescale_logits(logits, text_config)
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(
+                logits=logits, labels=labels, vocab_size=text_config.vocab_size, **kwargs
+            )
+        return MM1CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            image_hidden_states=outputs.image_hidden_states,
+        )
+
+
+def _rescale_logits(logits: torch.Tensor, text_config: PreTrainedConfig) -> torch.Tensor:
+    """Apply what some foreign decoders do between head and soft-max (Granite, Cohere, Gemma 2)."""
+    if (divisor := getattr(text_config, "logits_scaling", None)) is not None:
+        logits = logits / divisor
+    if (factor := getattr(text_config, "logit_scale", None)) is not None:
+        logits = logits * factor
+    if (cap := getattr(text_config, "final_logit_softcapping", None)) is not None:
+        logits = torch.tanh(logits / cap) * cap
+    return logits
+
+
+__all__ = ["MM1ForConditionalGeneration", "MM1Model"]
