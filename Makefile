@@ -1,0 +1,80 @@
+# Everything a newcomer needs: `make demo` and `make test` each do all of it on a fresh clone.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
+# One thread per test process, two processes: what two cores can use without quarrelling.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
+OLDEST := .cache/transformers-5.19.0
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types layers unit oldest docs examples format clean
+
+help:
+	@echo "make demo      train a small MM1 on real handwritten digits (about 10 minutes)"
+	@echo "make test      every check there is (under 10 minutes)"
+	@echo "make lint types layers unit oldest docs examples    the same checks one by one"
+	@echo "make format    let ruff put the code in order"
+	@echo "make clean     remove what make has made"
+
+demo: $(VENV)/.demo
+	$(BIN)/mm1 demo
+
+test: lint types layers unit oldest docs examples
+	@echo "make test: all checks passed"
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: $(VENV)/.test
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+layers: $(VENV)/.test
+	$(BIN)/lint-imports
+
+unit: $(VENV)/.test
+	$(PYTEST)
+
+# The same tests with the oldest supported transformers in front. What does not depend on its
+# version (the contracts of the source tree, the long jobs) ran once already.
+oldest: $(VENV)/.test $(OLDEST)/.done
+	PYTHONPATH=$(OLDEST) $(PYTEST) --ignore=tests/contracts --ignore=tests/demo
+
+docs: $(VENV)/.test
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+examples: $(VENV)/.test
+	@set -e; for example in $(sort $(wildcard examples/*.py)); do \
+		echo "$$example"; $(BIN)/python $$example; done
+
+format: $(VENV)/.test
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean:
+	rm -rf $(VENV) .cache site dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+
+# The stamps make installation happen once, and again when a requirement changes. --no-compile: most
+# of what is installed is never imported, and what is gets compiled then.
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing mm1_hf with what the demo needs; a few minutes on a slow line."
+	$(PIP) install --no-compile -c constraints.txt -e '.[demo]'
+	@touch $@
+
+# timm is the independent reference of one parity test. It asks for torchvision, which must not come
+# in (docs/decisions/0003-no-torchvision.md), hence --no-deps.
+$(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing mm1_hf with every tool the tests need; a few minutes on a slow line."
+	$(PIP) install --no-compile -c constraints.txt -e '.[train,demo,docs,test]'
+	$(PIP) install --no-compile -c constraints.txt --no-deps timm
+	@touch $@
+
+$(OLDEST)/.done: $(VENV)/.test
+	rm -rf $(OLDEST)
+	$(PIP) install --no-compile --no-deps --target $(OLDEST) transformers==5.19.0
+	@touch $@
