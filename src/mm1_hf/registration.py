@@ -5,14 +5,13 @@ Registering needs both transformers' Auto modules and our classes, which take se
 module in question: from then on the user pays that price anyway.
 """
 
-import importlib
+import functools
 import importlib.abc
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from types import ModuleType
 
 _AUTO = "transformers.models.auto"
-_MODEL = "mm1_hf.model"
 
 
 def _register_configurations() -> None:
@@ -73,67 +72,56 @@ def _register_processor() -> None:
     AutoProcessor.register(MM1Config, MM1Processor, exist_ok=True)
 
 
-@dataclass(frozen=True)
-class _Registration:
-    """One Auto module, the module of ours it needs, and what to do when both are loaded."""
-
-    auto_module: str
-    own_module: str
-    register: Callable[[], None]
-
-    def run(self) -> None:
-        """Register, unless one of the two is still being imported: its own hook comes then."""
-        if self.auto_module in sys.modules and not _is_loading(self.own_module):
-            self.register()
-
-
-_REGISTRATIONS = (
-    _Registration(
-        f"{_AUTO}.configuration_auto", f"{_MODEL}.configuration_mm1", _register_configurations
-    ),
-    _Registration(f"{_AUTO}.modeling_auto", f"{_MODEL}.modeling_mm1", _register_models),
-    _Registration(
-        f"{_AUTO}.image_processing_auto",
-        f"{_MODEL}.image_processing_mm1",
-        _register_image_processor,
-    ),
-    _Registration(f"{_AUTO}.processing_auto", f"{_MODEL}.processing_mm1", _register_processor),
-)
-
-
-def _is_loading(module_name: str) -> bool:
-    module = sys.modules.get(module_name)
-    return module is not None and getattr(module.__spec__, "_initializing", False)
+# Auto module to what there is to register with it.
+_REGISTRATIONS: dict[str, Callable[[], None]] = {
+    f"{_AUTO}.configuration_auto": _register_configurations,
+    f"{_AUTO}.modeling_auto": _register_models,
+    f"{_AUTO}.image_processing_auto": _register_image_processor,
+    f"{_AUTO}.processing_auto": _register_processor,
+}
 
 
 class _AfterImport(importlib.abc.MetaPathFinder):
-    """Runs the registrations a module takes part in right after that module was executed."""
+    """Registers once an Auto module is loaded and no module of either library is half-way.
+
+    An Auto module is often loaded from inside another import, ours included; registering right then
+    would import our classes from half-executed modules.
+    """
+
+    def __init__(self):
+        self.waiting = dict(_REGISTRATIONS)
+        self.depth = 0
 
     def find_spec(self, fullname, path, target=None):
-        waiting = [r for r in _REGISTRATIONS if fullname in (r.auto_module, r.own_module)]
-        if not waiting:
+        if fullname.partition(".")[0] not in ("transformers", "mm1_hf"):
             return None
         finders = (finder for finder in sys.meta_path if finder is not self)
         specs = (finder.find_spec(fullname, path, target) for finder in finders)
         spec = next((spec for spec in specs if spec is not None), None)
-        if spec is None or spec.loader is None:
-            return None
-        execute = spec.loader.exec_module
-
-        def execute_and_register(module):
-            execute(module)
-            # The module is complete, though the import system says so only after this returns.
-            module.__spec__._initializing = False
-            for registration in waiting:
-                registration.run()
-
-        spec.loader.exec_module = execute_and_register
+        if spec is not None and spec.loader is not None:
+            spec.loader.exec_module = functools.partial(self._execute, spec.loader.exec_module)
         return spec
+
+    def _execute(self, exec_module: Callable[[ModuleType], None], module: ModuleType) -> None:
+        self.depth += 1
+        try:
+            exec_module(module)
+        finally:
+            self.depth -= 1
+        if self.depth == 0:
+            self.register_loaded()
+
+    def register_loaded(self) -> None:
+        """Run the registrations whose Auto module is loaded, each once."""
+        for auto_module in [name for name in self.waiting if name in sys.modules]:
+            # Another registration may have imported, and thereby served, this one.
+            register = self.waiting.pop(auto_module, None)
+            if register is not None:
+                register()
 
 
 def register_when_loaded() -> None:
-    """Register MM1 with every Auto module, now for those loaded already and else on their import."""
-    if not any(isinstance(finder, _AfterImport) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _AfterImport())
-    for registration in _REGISTRATIONS:
-        registration.run()
+    """Register MM1 with every Auto module: now if it is loaded, else right after it is."""
+    finder = _AfterImport()
+    sys.meta_path.insert(0, finder)
+    finder.register_loaded()
