@@ -1,7 +1,7 @@
 """Other people's weights as ours, and back: ordered reversible renames that leave nothing over.
 
-Every conversion returns the converted model with a `ConversionReport`; a key that no rule knows is an
-error, before anything is built.
+Every conversion returns the converted model with a `ConversionReport`; a key that no rule knows is
+an error, before anything is built.
 """
 
 from mm1_hf.conversion.clip import convert_clip_vision, export_clip_vision

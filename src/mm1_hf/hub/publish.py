@@ -30,8 +30,8 @@ def publish_to_folder(
 ) -> Path:
     """Write a model, its processor and, if wanted, their code into a folder.
 
-    The folder is complete or not there at all: it is written under a temporary name beside its place
-    and then moved. An older folder of the same name is replaced.
+    The folder is complete or not there at all: it is written under a temporary name beside its
+    place and then moved. An older folder of the same name is replaced.
 
     Args:
         model: `MM1ForConditionalGeneration` or `MM1ForCausalLM`.

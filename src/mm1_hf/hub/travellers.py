@@ -1,4 +1,4 @@
-"""What may travel to the Hub: the files of `mm1_hf.model`, which need nothing else of the package."""
+"""What may travel to the Hub: the files of `mm1_hf.model`, which need nothing else of ours."""
 
 from pathlib import Path
 

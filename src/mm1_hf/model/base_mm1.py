@@ -34,8 +34,8 @@ def resample_positions(
     """Resample a learned position table from one patch grid to another.
 
     Bicubic, in fp32 whatever the dtype of the table; an exact no-op when the grids are equal. MM1
-    interpolates its position embeddings for high resolution but does not name the kernel: bicubic is
-    our choice, and the common practice.
+    interpolates its position embeddings for high resolution but does not name the kernel: bicubic
+    is our choice, and the common practice.
 
     Args:
         table: `(rows * columns, width)` of the source grid, row by row.

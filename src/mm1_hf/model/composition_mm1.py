@@ -60,7 +60,7 @@ def connector_part(source: PartSource | None) -> Part:
 
 
 def composed_dtype(*parts: Part) -> torch.dtype:
-    """The dtype of the composed model: that of the decoder's weights, else of the first that has any."""
+    """The dtype of the first part that brings weights, which is the decoder if it does."""
     return next((part.model.dtype for part in parts if part.model is not None), torch.float32)
 
 

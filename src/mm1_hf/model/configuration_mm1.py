@@ -1,9 +1,9 @@
 """Configurations of MM1 and its parts, and every check on their values.
 
-`MM1Config` nests one configuration per part (`vision_config`, `connector_config`, `text_config`), so
-that the configuration tree mirrors the module tree. A number belongs to exactly one of them; what
-two parts share (the widths a connector joins, the patch grid it reads) is copied down by `MM1Config`
-and checked there.
+`MM1Config` nests one configuration per part (`vision_config`, `connector_config`, `text_config`),
+so that the configuration tree mirrors the module tree. A number belongs to exactly one of them;
+what two parts share (the widths a connector joins, the patch grid it reads) is copied down by
+`MM1Config` and checked there.
 """
 
 import copy
@@ -39,7 +39,13 @@ _TRANSFORMERS_KEYWORDS = frozenset(
 
 
 def _refuse_unknown_keywords(config: PreTrainedConfig, keywords: dict[str, Any]) -> None:
-    """Raise for a keyword that is no field, since transformers would keep it as an attribute."""
+    """Raise for a keyword that is no field, since transformers would keep it as an attribute.
+
+    A configuration that was saved (saving enters the version) must load again, whatever attributes
+    trainers and other tools left on it.
+    """
+    if config.transformers_version is not None:
+        return
     generation = GenerationConfig._get_default_generation_params()
     unknown = [
         name
@@ -83,8 +89,8 @@ def _require_multiple(config: PreTrainedConfig, *, whole: str, part: str) -> Non
 class MM1VisionConfig(PreTrainedConfig):
     """Configuration of `MM1VisionModel`, a CLIP-style vision transformer.
 
-    The defaults are MM1's final encoder, ViT-H/14 at 378 px (published), with the inner sizes of the
-    public stand-in `apple/DFN5B-CLIP-ViT-H-14-378`.
+    The defaults are MM1's final encoder, ViT-H/14 at 378 px (published), with the inner sizes of
+    the public stand-in `apple/DFN5B-CLIP-ViT-H-14-378`.
 
     Args:
         hidden_size: Width of a patch token.
@@ -239,8 +245,8 @@ class MM1ConnectorConfig(PreTrainedConfig):
             side = math.isqrt(self.num_image_tokens)
             if side * side != self.num_image_tokens:
                 raise ValueError(
-                    f"{self.connector_type!r} pools to a square grid, so num_image_tokens must be a "
-                    f"square such as 64 or 144, but it is {self.num_image_tokens}. "
+                    f"{self.connector_type!r} pools to a square grid, so num_image_tokens must be "
+                    f"a square such as 64 or 144, but it is {self.num_image_tokens}. "
                     f"Use {side * side} or {(side + 1) ** 2}, or connector_type='attention_pool'."
                 )
         if self.connector_type == "attention_pool":
@@ -262,9 +268,9 @@ class MM1ConnectorConfig(PreTrainedConfig):
 class MM1TextConfig(PreTrainedConfig):
     """Configuration of `MM1TextModel`, a decoder-only language model.
 
-    The shapes of MM1's language models are not public. The defaults are a 3B decoder consistent with
-    MM1's names and the totals of its sparse models (derived); RMSNorm, SwiGLU and rotary positions
-    are those of the public decoders of the same house (AXLearn).
+    The shapes of MM1's language models are not public. The defaults are a 3B decoder consistent
+    with MM1's names and the totals of its sparse models (derived); RMSNorm, SwiGLU and rotary
+    positions are those of the public decoders of the same house (AXLearn).
 
     Args:
         vocab_size: Rows of the embedding table.
@@ -374,8 +380,8 @@ class MM1Config(PreTrainedConfig):
         use_cache: Whether the decoder keeps keys and values by default outside training.
         initializer_range: Standard deviation of the initial weights of `lm_head`.
 
-    Configuration objects are copied, never changed: the connector's copy receives the widths and the
-    patch grid of its neighbours.
+    Configuration objects are copied, never changed: the connector's copy receives the widths and
+    the patch grid of its neighbours.
 
     Raises:
         ValueError: If a field is misspelt or two parts disagree about a shared number.
@@ -403,11 +409,19 @@ class MM1Config(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         _refuse_unknown_keywords(self, kwargs)
-        vision = _part(self.vision_config, name="vision_config", own=MM1VisionConfig)
-        text = _part(self.text_config, name="text_config", own=MM1TextConfig)
+        saved_by = self.transformers_version
+        vision = _part(
+            self.vision_config, name="vision_config", own=MM1VisionConfig, saved_by=saved_by
+        )
+        text = _part(self.text_config, name="text_config", own=MM1TextConfig, saved_by=saved_by)
         self.vision_config = getattr(vision, "vision_config", vision)
         self.text_config = text.get_text_config(decoder=True)
-        connector = _part(self.connector_config, name="connector_config", own=MM1ConnectorConfig)
+        connector = _part(
+            self.connector_config,
+            name="connector_config",
+            own=MM1ConnectorConfig,
+            saved_by=saved_by,
+        )
         self.connector_config = _join_connector(connector, self.vision_config, self.text_config)
         if self.tie_word_embeddings is None:
             self.tie_word_embeddings = bool(getattr(self.text_config, "tie_word_embeddings", False))
@@ -423,8 +437,8 @@ class MM1Config(PreTrainedConfig):
             )
         if self.vision_feature_layer is not None and self.vision_config.model_type == "mm1_vision":
             raise ValueError(
-                "MM1Config.vision_feature_layer is for foreign vision towers. With MM1VisionConfig, "
-                f"set its own field: MM1VisionConfig(feature_layer={self.vision_feature_layer})."
+                "MM1Config.vision_feature_layer is for foreign vision towers. Set our own tower's "
+                f"field: MM1VisionConfig(feature_layer={self.vision_feature_layer})."
             )
 
     @property
@@ -433,8 +447,14 @@ class MM1Config(PreTrainedConfig):
         return self.connector_config.num_image_tokens
 
 
-def _part(value: Any, *, name: str, own: type[PreTrainedConfig]) -> PreTrainedConfig:
-    """Build or copy one nested configuration; a dict is ours unless its `model_type` says otherwise."""
+def _part(
+    value: Any, *, name: str, own: type[PreTrainedConfig], saved_by: str | None
+) -> PreTrainedConfig:
+    """Build or copy one nested configuration.
+
+    A dict is ours unless its `model_type` says otherwise; of a saved configuration (`saved_by` is
+    the version of transformers) the parts were saved too, though only the whole names the version.
+    """
     if value is None:
         return own()
     if isinstance(value, PreTrainedConfig):
@@ -446,6 +466,8 @@ def _part(value: Any, *, name: str, own: type[PreTrainedConfig]) -> PreTrainedCo
         )
     keywords = copy.deepcopy(value)
     model_type = keywords.get("model_type", own.model_type)
+    if saved_by is not None:
+        keywords.setdefault("transformers_version", saved_by)
     if model_type == own.model_type:
         return own(**keywords)
     keywords.pop("model_type")

@@ -11,6 +11,7 @@ Source: MM1, arXiv 2403.09611, section 3.1.
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -113,8 +114,9 @@ class SqueezeExcitation(nn.Module):
 class BottleneckBlock(nn.Module):
     """Residual block of the C-Abstractor: 1x1, 3x3 depthwise, squeeze-and-excite, 1x1.
 
-    Channels stand last, so that 1x1 convolutions are linear layers and the layer norms over channels
-    are plain ones. The squeeze-and-excite width comes from the block's input, as in RegNet.
+    Channels stand last, so that 1x1 convolutions are linear layers and the layer norms over
+    channels are plain ones. The squeeze-and-excite width comes from the block's input, as in
+    RegNet.
 
     Source: Honeybee, arXiv 2312.06742, appendix; RegNetY bottleneck with SiLU and layer norms.
     """
@@ -162,7 +164,7 @@ class CAbstractor(nn.Module):
         widths = [config.vision_hidden_size] + [width] * (2 * config.depth)
         blocks = [
             BottleneckBlock(in_channels=before, channels=after, eps=eps)
-            for before, after in zip(widths[:-1], widths[1:], strict=True)
+            for before, after in pairwise(widths)
         ]
         self.stage1 = nn.Sequential(*blocks[: config.depth])
         self.stage2 = nn.Sequential(*blocks[config.depth :])
@@ -282,7 +284,9 @@ class MM1Connector(MM1PreTrainedModel):
         Raises:
             ValueError: If the number of patches or their width is not what was expected.
         """
-        grid = tuple(grid if grid is not None else self.config.patch_grid)
+        if grid is None:
+            rows, columns = self.config.patch_grid
+            grid = (rows, columns)
         expected = (math.prod(grid), self.config.vision_hidden_size)
         if hidden_states.ndim != 3 or tuple(hidden_states.shape[1:]) != expected:
             raise ValueError(

@@ -132,8 +132,8 @@ class MM1TextLayer(GradientCheckpointingLayer):
 class MM1TextModel(MM1PreTrainedModel):
     """MM1's decoder without a head: tokens or embeddings in, hidden states out.
 
-    Packed documents: give `position_ids` that restart at 0 for each document, no `attention_mask` and
-    `use_cache=False`; then no document sees another.
+    Packed documents: give `position_ids` that restart at 0 for each document, no `attention_mask`
+    and `use_cache=False`; then no document sees another.
     """
 
     config: MM1TextConfig
@@ -174,7 +174,8 @@ class MM1TextModel(MM1PreTrainedModel):
             past_key_values: Cache of earlier keys and values.
             inputs_embeds: `(B, T, D)` in place of `input_ids`.
             use_cache: Whether to return a cache; `config.use_cache` by default.
-            **kwargs: `output_hidden_states`, `output_attentions`, arguments of the attention backend.
+            **kwargs: `output_hidden_states`, `output_attentions`, arguments of the attention
+                backend.
 
         Returns:
             `last_hidden_state` `(B, T, D)` after the final norm, and `past_key_values`.
@@ -254,7 +255,8 @@ class MM1ForCausalLM(MM1PreTrainedModel, GenerationMixin):
             labels: `(B, T)`, not shifted; -100 where no loss is wanted.
             use_cache: Whether to return a cache. With labels the default is no, since a cache makes
                 transformers ignore the borders of packed documents.
-            logits_to_keep: Compute only the last so many logits (0: all), or those at these indices.
+            logits_to_keep: Compute only the last so many logits (0: all), or those at these
+                indices.
             **kwargs: `num_items_in_batch` and everything `MM1TextModel.forward` takes.
 
         Returns:

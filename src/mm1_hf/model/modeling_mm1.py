@@ -84,8 +84,8 @@ class MM1CausalLMOutputWithPast(CausalLMOutputWithPast):
 def _build_part(config: PreTrainedConfig, *, own: type[PreTrainedModel]) -> PreTrainedModel:
     """Build a tower or a decoder: our class for our configuration, else what `AutoModel` knows.
 
-    Compared by `model_type`, as a configuration loaded from the Hub is of another class. The dtype is
-    the surrounding one: a nested configuration's own would give a model of mixed dtypes.
+    Compared by `model_type`, as a configuration loaded from the Hub is of another class. The dtype
+    is the surrounding one: a nested configuration's own would give a model of mixed dtypes.
     """
     if config.model_type == own.config_class.model_type:
         return own._from_config(config, dtype=torch.get_default_dtype())
@@ -153,11 +153,12 @@ class MM1Model(MM1PreTrainedModel):
         input_ids: torch.LongTensor | None,
         inputs_embeds: torch.FloatTensor,
         image_features: torch.FloatTensor,
-    ) -> torch.BoolTensor:
+    ) -> torch.Tensor:
         """Find the placeholders and check that there is one for each visual token.
 
         Args:
-            input_ids: `(B, T)`, or None to compare `inputs_embeds` with the placeholder's embedding.
+            input_ids: `(B, T)`, or None to compare `inputs_embeds` with the placeholder's
+                embedding.
             inputs_embeds: `(B, T, D)`.
             image_features: Visual tokens `(N, K, D)`.
 
@@ -235,7 +236,8 @@ class MM1Model(MM1PreTrainedModel):
             use_cache: Whether to return a cache.
             mm_encoder_outputs: Output of `get_image_features` under `"image"`, in place of
                 `pixel_values`; `generate` passes it.
-            **kwargs: `output_hidden_states`, `output_attentions`, arguments of the attention backend.
+            **kwargs: `output_hidden_states`, `output_attentions`, arguments of the attention
+                backend.
 
         Raises:
             ValueError: If inputs exclude each other, or placeholders and tiles do not match.
@@ -370,7 +372,8 @@ class MM1ForConditionalGeneration(MM1PreTrainedModel, GenerationMixin):
             labels: `(B, T)`, not shifted; -100 where no loss is wanted.
             use_cache: Whether to return a cache. With labels the default is no, since a cache makes
                 transformers ignore the borders of packed documents.
-            logits_to_keep: Compute only the last so many logits (0: all), or those at these indices.
+            logits_to_keep: Compute only the last so many logits (0: all), or those at these
+                indices.
             mm_encoder_outputs: Output of `get_image_features` under `"image"`.
             **kwargs: `num_items_in_batch` and everything `MM1Model.forward` takes.
 

@@ -113,9 +113,9 @@ class MM1VisionLayer(GradientCheckpointingLayer):
 class MM1VisionModel(MM1PreTrainedModel):
     """Vision transformer that turns tiles into patch tokens.
 
-    Equal to transformers' `CLIPVisionModel` on converted weights (`mm1_hf.conversion`), hidden state
-    by hidden state. Tiles of any size are taken: the learned positions are resampled to the patch
-    grid of the input.
+    Equal to transformers' `CLIPVisionModel` on converted weights (`mm1_hf.conversion`), hidden
+    state by hidden state. Tiles of any size are taken: the learned positions are resampled to the
+    patch grid of the input.
 
     Source: MM1, arXiv 2403.09611, section 3; block as in CLIP, arXiv 2103.00020.
     """
@@ -177,9 +177,9 @@ class MM1VisionModel(MM1PreTrainedModel):
             **kwargs: `output_hidden_states`, `output_attentions`, `return_dict`.
 
         Returns:
-            `last_hidden_state` `(N, S, D)`: the feature layer, after the final norm if there is one,
-            class token first if there is one; `pooler_output` `(N, D)`: the class token, or the mean
-            of the patches without one; `hidden_states`: before the final norm.
+            `last_hidden_state` `(N, S, D)`: the feature layer, after the final norm if there is
+            one, class token first if there is one; `pooler_output` `(N, D)`: the class token, or
+            the mean of the patches without one; `hidden_states`: before the final norm.
 
         Raises:
             ValueError: If `pixel_values` does not have the shape of tiles, or holds no patch.
