@@ -13,12 +13,8 @@ from PIL import Image, ImageDraw
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from mm1_hf.model import image_processing_mm1
-from mm1_hf.model.image_processing_mm1 import (
-    ImageError,
-    MM1ImageProcessor,
-    MM1ImageProcessorPil,
-    read_image_size,
-)
+from mm1_hf.model.decoding_mm1 import ImageError, read_image_size
+from mm1_hf.model.image_processing_mm1 import MM1ImageProcessor, MM1ImageProcessorPil
 from mm1_hf.model.tiling_mm1 import RESIZE_POLICIES, TILINGS
 
 EXACT = {"do_rescale": False, "do_normalize": False}

@@ -8,12 +8,8 @@ from tokenizers import Regex, normalizers
 from transformers.processing_utils import MultiModalData, ProcessingKwargs, ProcessorMixin
 
 from .configuration_mm1 import image_height_width
-from .image_processing_mm1 import (
-    MM1ImageProcessor,
-    MM1ImageProcessorKwargs,
-    count_images,
-    images_per_sample,
-)
+from .decoding_mm1 import count_images, images_per_sample
+from .image_processing_mm1 import MM1ImageProcessor, MM1ImageProcessorKwargs
 from .interleaving_mm1 import (
     ESCAPE_MARKS_TO_REMOVE,
     IMAGE_TOKEN,
