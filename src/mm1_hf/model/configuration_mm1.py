@@ -15,6 +15,10 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
 
+# Source: OpenAI's CLIP, used by DFN's ViT-H/14, the public stand-in for MM1's encoder.
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
 # Names that transformers itself passes to a configuration besides its declared fields: old
 # spellings it converts, run-time switches, and entries that tools write into `config.json`.
 _TRANSFORMERS_KEYWORDS = frozenset(
@@ -373,6 +377,9 @@ class MM1Config(PreTrainedConfig):
             Qwen, Gemma, Mixtral ...), as object or dict. `None` means a 3B decoder.
         image_token_id: Vocabulary id of the placeholder that a visual token replaces. The tokenizer
             owns this number; `MM1Processor.from_parts` fills in a `None`.
+        image_mean: Mean per channel, on the scale of 0 to 1, that normalises `pixel_values` which
+            arrive as uint8; `MM1Processor.from_parts` takes it from here. OpenAI CLIP's by default.
+        image_std: Standard deviation per channel, likewise.
         vision_feature_layer: For foreign towers only: index of the hidden state to read; `None`
             means the tower's own last hidden state. `MM1VisionConfig.feature_layer` for ours.
         tie_word_embeddings: Whether `lm_head` shares the embedding table; `None` means as
@@ -402,6 +409,8 @@ class MM1Config(PreTrainedConfig):
     connector_config: dict | PreTrainedConfig | None = None
     text_config: dict | PreTrainedConfig | None = None
     image_token_id: int | None = None
+    image_mean: list[float] | tuple[float, ...] = CLIP_MEAN
+    image_std: list[float] | tuple[float, ...] = CLIP_STD
     vision_feature_layer: int | None = None
     tie_word_embeddings: bool | None = None
     use_cache: bool = True
@@ -423,6 +432,7 @@ class MM1Config(PreTrainedConfig):
             saved_by=saved_by,
         )
         self.connector_config = _join_connector(connector, self.vision_config, self.text_config)
+        self.image_mean, self.image_std = list(self.image_mean), list(self.image_std)
         if self.tie_word_embeddings is None:
             self.tie_word_embeddings = bool(getattr(self.text_config, "tie_word_embeddings", False))
         super().__post_init__(**kwargs)
@@ -434,6 +444,12 @@ class MM1Config(PreTrainedConfig):
             raise ValueError(
                 f"MM1Config.image_token_id is {self.image_token_id}, but text_config.vocab_size is "
                 f"{vocab_size}: the placeholder needs a row of its own in the vocabulary."
+            )
+        channels = getattr(self.vision_config, "num_channels", 3)
+        if len(self.image_mean) != channels or len(self.image_std) != channels:
+            raise ValueError(
+                f"MM1Config.image_mean ({self.image_mean}) and image_std ({self.image_std}) must "
+                f"have one number for each of the {channels} channels."
             )
         if self.vision_feature_layer is not None and self.vision_config.model_type == "mm1_vision":
             raise ValueError(

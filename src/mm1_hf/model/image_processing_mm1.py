@@ -12,6 +12,7 @@ from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 from transformers.image_utils import ChannelDimension, PILImageResampling, SizeDict
 from transformers.processing_utils import ImagesKwargs
 
+from .configuration_mm1 import CLIP_MEAN, CLIP_STD
 from .decoding_mm1 import ImageError, flatten_images, is_nested, open_image, to_rgb
 from .tiling_mm1 import (
     PAD_PLACES,
@@ -22,11 +23,6 @@ from .tiling_mm1 import (
     plan_tiles,
     require_name,
 )
-
-# Source: OpenAI's CLIP, used by DFN's ViT-H/14, the public stand-in for MM1's encoder.
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-
 
 
 class MM1ImageProcessorKwargs(ImagesKwargs, total=False):

@@ -7,6 +7,7 @@ Source: MM1, arXiv 2403.09611, section 3: visual tokens take ordinary places in 
 never carry a label.
 """
 
+import copy
 import inspect
 import math
 from dataclasses import dataclass
@@ -126,12 +127,15 @@ class MM1Model(MM1PreTrainedModel):
         """Encode tiles and map them to visual tokens.
 
         Args:
-            pixel_values: `(N, channels, height, width)`, normalised.
+            pixel_values: `(N, channels, height, width)`: floats, normalised, or uint8, which is
+                normalised here, with `config.image_mean` and `config.image_std`.
             **kwargs: `output_hidden_states`, `output_attentions` of the vision tower.
 
         Returns:
             The vision tower's output, with the visual tokens `(N, K, D)` as `pooler_output`.
         """
+        if pixel_values.dtype == torch.uint8:
+            pixel_values = self._normalise(pixel_values)
         height, width = pixel_values.shape[-2:]
         patch_size = self.config.vision_config.patch_size
         grid = (height // patch_size, width // patch_size)
@@ -147,6 +151,12 @@ class MM1Model(MM1PreTrainedModel):
         features = features[:, features.shape[1] - math.prod(grid) :].contiguous()
         outputs.pooler_output = self.connector(features, grid=grid)
         return outputs
+
+    def _normalise(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Normalise uint8 tiles on their device: a quarter of the bytes travel there."""
+        mean = torch.tensor(self.config.image_mean, device=pixel_values.device)[:, None, None]
+        std = torch.tensor(self.config.image_std, device=pixel_values.device)[:, None, None]
+        return pixel_values * (1 / (255 * std)) - mean / std
 
     def get_placeholder_mask(
         self,
@@ -189,6 +199,25 @@ class MM1Model(MM1PreTrainedModel):
             "never truncate a sequence inside an image.",
         )
         return mask.unsqueeze(-1).to(inputs_embeds.device)
+
+    def _require_no_placeholder(
+        self, input_ids: torch.LongTensor | None, past_key_values: Cache | None
+    ) -> None:
+        """Raise if a text without tiles has placeholders: they would pass as an untrained word.
+
+        Later steps of a generation are exempt: their tiles stand in the cache.
+        """
+        image_token_id = self.config.image_token_id
+        if input_ids is None or image_token_id is None or torch.compiler.is_compiling():
+            return
+        if past_key_values is not None and past_key_values.get_seq_length() > 0:
+            return
+        num_tokens = (input_ids == image_token_id).sum()
+        if num_tokens:
+            raise ValueError(
+                f"Image features and image tokens do not match, tokens: {num_tokens}, features: 0 "
+                "(no tiles). Pass the pixel_values that the processor made with these input_ids."
+            )
 
     def _see(self, pixel_values, mm_encoder_outputs, **kwargs) -> torch.Tensor | None:
         """Visual tokens `(N, K, D)` of the batch, computed here unless `generate` already did."""
@@ -248,13 +277,17 @@ class MM1Model(MM1PreTrainedModel):
             raise ValueError("Give pixel_values or mm_encoder_outputs, not both.")
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
+        if pixel_values is not None and not len(pixel_values):
+            pixel_values = None
         image_features = self._see(pixel_values, mm_encoder_outputs, **kwargs)
         if image_features is not None:
             image_features = image_features.to(inputs_embeds.device, inputs_embeds.dtype)
             mask = self.get_placeholder_mask(input_ids, inputs_embeds, image_features)
             inputs_embeds = inputs_embeds.masked_scatter(mask, image_features)
-        elif self.training and torch.is_grad_enabled():
-            inputs_embeds = self._see_nothing(inputs_embeds, **kwargs)
+        else:
+            self._require_no_placeholder(input_ids, past_key_values)
+            if self.training and torch.is_grad_enabled():
+                inputs_embeds = self._see_nothing(inputs_embeds, **kwargs)
         outputs = self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
@@ -329,6 +362,9 @@ class MM1ForConditionalGeneration(MM1PreTrainedModel, GenerationMixin):
         )
         model = cls._from_config(config, dtype=dtype or composed_dtype(*parts))
         copy_decoder(model.model.language_model, model.lm_head, parts[0])
+        settings = getattr(parts[0].model, "generation_config", None)
+        if settings is not None:
+            model.generation_config = copy.deepcopy(settings)
         copy_weights(model.model.vision_tower, parts[1])
         copy_weights(model.model.connector, parts[2])
         model.tie_weights()

@@ -193,6 +193,10 @@ class MM1Processor(ProcessorMixin):
         height, width = image_height_width(config.vision_config)
         if image_kwargs.get("size") is None:
             image_kwargs["size"] = {"height": height, "width": width}
+        for name in ("image_mean", "image_std"):
+            if image_kwargs.get(name) is None:
+                image_kwargs[name] = tuple(getattr(config, name))
+            setattr(config, name, list(image_kwargs[name]))
         processor = cls(
             image_processor=MM1ImageProcessor(
                 tiling=tiling, resize_policy=resize_policy, **image_kwargs

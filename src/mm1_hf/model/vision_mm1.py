@@ -190,6 +190,11 @@ class MM1VisionModel(MM1PreTrainedModel):
                 f"pixel_values must be (tiles, {channels}, height, width), but its shape is "
                 f"{tuple(pixel_values.shape)}. Stack all tiles of the batch along the first axis."
             )
+        if not pixel_values.is_floating_point():
+            raise ValueError(
+                f"pixel_values must be normalised floats, but their dtype is {pixel_values.dtype}. "
+                "Only MM1Model takes uint8, since it knows the mean and standard deviation."
+            )
         grid = (pixel_values.shape[2] // patch, pixel_values.shape[3] // patch)
         if min(grid) < 1:
             raise ValueError(
