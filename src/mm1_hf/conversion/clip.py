@@ -13,7 +13,7 @@ from mm1_hf.conversion.renaming import (
     RenameTable,
     load_exactly,
 )
-from mm1_hf.model.configuration_mm1 import MM1VisionConfig
+from mm1_hf.model.configuration_mm1 import MM1VisionConfig, image_height_width
 from mm1_hf.model.vision_mm1 import MM1VisionModel
 
 CLIP_VISION_TABLE = RenameTable(
@@ -114,6 +114,12 @@ def export_clip_vision(model: MM1VisionModel) -> Conversion:
             "its patch embedding and returns its last layer. This tower was configured otherwise: "
             f"use_class_token={found[0]}, use_pre_layernorm={found[1]}, patch_bias={found[2]}, "
             f"use_final_norm={found[3]}, feature_layer={config.feature_layer}."
+        )
+    height, width = image_height_width(config)
+    if height != width:
+        raise ValueError(
+            f"CLIP takes square tiles only, but this tower's image_size is {config.image_size}. "
+            "Resample its positions to a square grid first."
         )
     clip_config = CLIPVisionConfig(**{name: getattr(config, name) for name in _SHARED_FIELDS})
     report = ConversionReport(source="MM1VisionModel", target="CLIPVisionModel")

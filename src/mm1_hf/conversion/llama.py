@@ -68,6 +68,7 @@ def convert_llama(model: LlamaForCausalLM) -> Conversion:
     state_dict = LLAMA_TABLE.apply(model.state_dict(), report=report)
     converted = MM1ForCausalLM._from_config(config, dtype=model.dtype)
     load_exactly(converted, state_dict, report=report)
+    converted.generation_config = copy.deepcopy(model.generation_config)
     return Conversion(converted, report)
 
 
@@ -91,6 +92,7 @@ def export_llama(model: MM1ForCausalLM) -> Conversion:
         LlamaConfig(**_shared(model.config)), dtype=model.dtype
     )
     load_exactly(exported, state_dict, report=report)
+    exported.generation_config = copy.deepcopy(model.generation_config)
     return Conversion(exported, report)
 
 
