@@ -33,6 +33,9 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .base_mm1 import MM1PreTrainedModel
 from .configuration_mm1 import MM1TextConfig
+from .packed_attention_mm1 import register_packed_sdpa
+
+register_packed_sdpa()
 
 
 class MM1TextAttention(nn.Module):
