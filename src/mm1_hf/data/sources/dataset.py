@@ -1,0 +1,91 @@
+"""Documents out of a `datasets.Dataset`."""
+
+from typing import TYPE_CHECKING, SupportsIndex, cast
+
+import pyarrow as pa
+
+from mm1_hf.data.converters import from_record
+from mm1_hf.data.documents import Document
+from mm1_hf.data.rows import ImageLookup
+from mm1_hf.data.sources.contract import (
+    Converter,
+    describe_converter,
+    fingerprint,
+    require_index,
+)
+
+if TYPE_CHECKING:
+    import datasets
+
+
+class DatasetSource:
+    """Rows of a map-style `datasets.Dataset`, which reads its Arrow files by index.
+
+    Images stay encoded, whatever the features say: rows are read in Arrow's form.
+
+    Args:
+        dataset: The dataset. A streamed one has no index: read its parquet files with
+            `ParquetSource("hf://datasets/…")`, or load it without `streaming=True`.
+        name: Name of the source.
+        converter: Makes a document of a row; by default the row's fields tell its format.
+        images: Where images that rows name are found.
+
+    Raises:
+        ValueError: If the dataset has no random access.
+    """
+
+    def __init__(
+        self,
+        dataset: "datasets.Dataset",
+        *,
+        name: str,
+        converter: Converter = from_record,
+        images: ImageLookup = None,
+    ):
+        if not hasattr(dataset, "with_format") or not hasattr(dataset, "num_rows"):
+            raise ValueError(
+                f"Source {name!r} is given a {type(dataset).__name__}, but a datasets.Dataset, "
+                "which can be read by index, is expected. Take one split, load it without "
+                "streaming=True, or read its parquet files with ParquetSource('hf://datasets/…')."
+            )
+        if isinstance(dataset, dict):
+            raise ValueError(
+                f"Source {name!r} is given the splits {', '.join(map(repr, dataset))}, but one "
+                "datasets.Dataset is expected. Choose a split."
+            )
+        self._rows = dataset.with_format("arrow")
+        self._name = name
+        self._converter = converter
+        self._images = images
+        self._fingerprint = fingerprint(
+            [
+                type(self).__name__,
+                dataset._fingerprint,
+                dataset.num_rows,
+                describe_converter(converter, images),
+            ]
+        )
+
+    @property
+    def name(self) -> str:
+        """Names the source in mixtures, counts, logs and errors."""
+        return self._name
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with the dataset's own fingerprint, the converter and its options."""
+        return self._fingerprint
+
+    def __len__(self) -> int:
+        return self._rows.num_rows
+
+    def __getitem__(self, index: SupportsIndex, /) -> Document:
+        place = require_index(index, length=len(self), name=self._name)
+        table = cast(pa.Table, self._rows[place])
+        (row,) = table.to_pylist()
+        return self._converter(
+            row, source=self._name, key=f"{self._name}#{place}", images=self._images
+        )
+
+    def __repr__(self) -> str:
+        return f"DatasetSource(name={self._name!r}, documents={len(self)})"
