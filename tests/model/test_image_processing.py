@@ -444,3 +444,11 @@ def test_settings_of_one_call_do_not_stay():
     assert processor(image, tiling="static", size=14)["pixel_values"].shape == (5, 3, 14, 14)
     assert processor(image, return_tensors="pt")["pixel_values"].shape == (1, 3, 28, 28)
     assert isinstance(processor(image, return_tensors="np")["pixel_values"], np.ndarray)
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "JPEG"])
+def test_sizes_come_from_the_header_alone(file_format):
+    file = io.BytesIO()
+    Image.effect_noise((300, 200), 90).convert("RGB").save(file, file_format)
+    beginning = file.getvalue()[: len(file.getvalue()) // 2]
+    assert read_image_size(beginning) == (200, 300), "half a file has no decodable pixels"

@@ -18,6 +18,7 @@ from PIL import Image, ImageOps
 
 _URL_TIMEOUT_SECONDS = 30
 _EXIF_ORIENTATION = 0x0112
+_PNG_EXIF = frozenset({"exif", "Raw profile type exif"})
 _SIXTEEN_BIT_MODES = ("I;16", "I;16B", "I;16L", "I;16N")
 _REMEDY = "Remove the image and its placeholder, or repair the file."
 
@@ -187,14 +188,19 @@ def _fail_bomb(name: str, found: str) -> NoReturn:
 
 def _orientation(image: Image.Image) -> int:
     """EXIF orientation, 1 to 8; from 5 on the picture lies on its side."""
+    # Pillow decodes a whole PNG to look for EXIF behind its pixels. Sizes are read from headers, so
+    # EXIF that stands there cannot count.
+    if image.format == "PNG" and not _PNG_EXIF.intersection(image.info):
+        return 1
     return image.getexif().get(_EXIF_ORIENTATION, 1)
 
 
 def _decode_pil(image: Image.Image, name: str) -> np.ndarray:
     """RGB of shape (height, width, 3), uint8 and writable."""
     try:
+        orientation = _orientation(image)
         image.load()
-        if _orientation(image) in range(2, 9):
+        if orientation in range(2, 9):
             image = ImageOps.exif_transpose(image)
         if image.mode in _SIXTEEN_BIT_MODES or image.mode in ("I", "F"):
             values = np.array(image)
