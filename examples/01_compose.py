@@ -1,7 +1,7 @@
 """Compose an MM1 from a CLIP tower and a Llama decoder, ask it about a picture, save and reload it.
 
-The weights are random and small, so that the example runs anywhere in seconds; with checkpoints, pass
-their names: `vision="openai/clip-vit-large-patch14-336", text="HuggingFaceTB/SmolLM2-135M"`.
+The weights are random and small, so that the example runs anywhere in seconds; with checkpoints,
+pass their names: `vision="openai/clip-vit-large-patch14-336", text="HuggingFaceTB/SmolLM2-135M"`.
 """
 
 import tempfile

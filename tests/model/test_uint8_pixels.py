@@ -14,9 +14,7 @@ def config() -> MM1Config:
     return MM1Config(
         vision_config=dict(SIZES, num_attention_heads=2, image_size=14, patch_size=7),
         connector_config={"connector_type": "average_pool", "num_image_tokens": 4},
-        text_config=dict(
-            SIZES, num_attention_heads=2, num_key_value_heads=2, vocab_size=500
-        ),
+        text_config=dict(SIZES, num_attention_heads=2, num_key_value_heads=2, vocab_size=500),
     )
 
 

@@ -285,8 +285,7 @@ class MM1Connector(MM1PreTrainedModel):
             ValueError: If the number of patches or their width is not what was expected.
         """
         if grid is None:
-            rows, columns = self.config.patch_grid
-            grid = (rows, columns)
+            grid = (self.config.patch_grid[0], self.config.patch_grid[1])
         expected = (math.prod(grid), self.config.vision_hidden_size)
         if hidden_states.ndim != 3 or tuple(hidden_states.shape[1:]) != expected:
             raise ValueError(

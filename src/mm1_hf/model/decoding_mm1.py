@@ -85,7 +85,7 @@ def count_images(images: Any) -> int:
 
 
 def flatten_images(images: Any) -> Iterator[tuple[str, Any]]:
-    """Names and single images; arrays of four axes are lists."""
+    """Yield names and single images; arrays of four axes are lists."""
     if not isinstance(images, (list, tuple)):
         images = list(images) if _num_axes(images) == 4 else [images]
     nested = is_nested(images)
@@ -102,6 +102,7 @@ def _num_axes(image: Any) -> int | None:
 
 
 def is_nested(images: Iterable) -> bool:
+    """Whether images come as one list per sample; lists and single images must not mix."""
     lists = [isinstance(image, (list, tuple)) for image in images]
     if not any(lists):
         return False
