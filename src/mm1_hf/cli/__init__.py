@@ -1,0 +1,39 @@
+"""The command `mm1 <verb>`: one short file per verb."""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+# Verb, and what it is for. A verb's module has `add_arguments(parser)` and `run(arguments)`; it is
+# imported only when its verb is used, so that `mm1 --help` answers at once.
+VERBS = {
+    "demo": "train a small MM1 to read handwritten digits, in minutes, and test it",
+    "generate": "answer a prompt about pictures with a trained model",
+    "view": "write packs of training data as a page to look at",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a verb; errors of input are one line on standard error and exit status 2."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(
+        prog="mm1", description="Apple's MM1 on Hugging Face conventions"
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="verb")
+    for name, purpose in VERBS.items():
+        subparser = verbs.add_parser(name, help=purpose, description=purpose)
+        if argv[:1] == [name]:
+            _module(name).add_arguments(subparser)
+    arguments = parser.parse_args(argv)
+    try:
+        _module(arguments.verb).run(arguments)
+    except (ValueError, OSError) as error:
+        print(f"mm1 {arguments.verb}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _module(verb: str) -> ModuleType:
+    return importlib.import_module(f"mm1_hf.cli.{verb}")
