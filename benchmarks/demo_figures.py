@@ -2,8 +2,8 @@
 
     python benchmarks/demo_figures.py runs/demo
 
-reads `metrics.json` and the pictures there, copies them to `docs/demo/`, and writes the table between
-the marks in README.md. A test keeps the README equal to `docs/demo/metrics.json`.
+reads `metrics.json` and the pictures there, copies them to `docs/demo/`, and writes the table
+between the marks in README.md. A test keeps the README equal to `docs/demo/metrics.json`.
 """
 
 import json
