@@ -9,7 +9,7 @@ import math
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import nn
@@ -102,8 +102,7 @@ def train_encoder(
         seed=seed,
     )
     tower = convert_clip_vision(clip, feature_layer=FEATURE_LAYER).model
-    assert isinstance(tower, MM1VisionModel)
-    return TrainedEncoder(tower, losses)
+    return TrainedEncoder(cast(MM1VisionModel, tower), losses)
 
 
 def pretrain(
