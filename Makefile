@@ -7,6 +7,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 # One thread per test process, two processes: what two cores can use without quarrelling.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
 OLDEST := .cache/transformers-5.19.0
+# Tests of code that never calls transformers: once is enough.
+NO_TRANSFORMERS := $(foreach name,sources converters documents cleaning mixture packing lengths,\
+	--ignore=tests/data/test_$(name).py)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint types layers unit oldest docs examples format clean
@@ -40,7 +43,7 @@ unit: $(VENV)/.test
 # The same tests with the oldest supported transformers in front. What does not depend on its
 # version (the contracts of the source tree, the long jobs) ran once already.
 oldest: $(VENV)/.test $(OLDEST)/.done
-	PYTHONPATH=$(OLDEST) $(PYTEST) --ignore=tests/contracts --ignore=tests/demo
+	PYTHONPATH=$(OLDEST) $(PYTEST) --ignore=tests/contracts --ignore=tests/demo $(NO_TRANSFORMERS)
 
 docs: $(VENV)/.test
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
