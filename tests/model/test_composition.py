@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
     AutoModel,
@@ -374,3 +375,33 @@ def test_composing_changes_no_part():
     tiny.randomised(model)
     assert all(torch.equal(value, before[name]) for name, value in text.state_dict().items())
     assert (text.config.to_dict(), vision.config.to_dict(), CONNECTOR.to_dict()) == configs
+
+
+def without(folder, *, prefix: str) -> None:
+    """Take the weights that start with `prefix` out of a checkpoint."""
+    file = folder / "model.safetensors"
+    weights = {k: v for k, v in load_file(file).items() if not k.startswith(prefix)}
+    save_file(weights, file, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("part", ["vision", "text", "connector"])
+def test_a_part_that_lacks_weights_is_an_error_not_noise(part, tmp_path):
+    whole = {
+        "vision": (MM1VisionModel(tiny.vision_config()), "layers.1"),
+        "text": (MM1ForCausalLM(tiny.text_config()), "model.layers.1"),
+        "connector": (MM1Connector(tiny.lone_connector_config("mlp")), "projector"),
+    }
+    for name, (model, _) in whole.items():
+        model.save_pretrained(tmp_path / name)
+    sources = {name: tmp_path / name for name in whole}
+    MM1ForConditionalGeneration.from_parts(**sources)
+    without(tmp_path / part, prefix=whole[part][1])
+    with pytest.raises(ValueError, match="lacks .* weights of MM1"):
+        MM1ForConditionalGeneration.from_parts(**sources)
+
+
+def test_a_model_that_merely_has_a_tower_is_no_tower():
+    with pytest.raises(
+        ValueError, match=r"Pass the tower itself, such as model\.model\.vision_tower"
+    ):
+        MM1ForConditionalGeneration.from_parts(vision=mm1(), text=tiny.text_config())

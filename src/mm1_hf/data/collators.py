@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Literal, TypedDict, get_args
 import torch
 
 if TYPE_CHECKING:
+    from mm1_hf.data.dataset import PackItem
     from mm1_hf.model.processing_mm1 import MM1Processor
-
-    from .dataset import PackItem
 
 PadTo = Literal["longest", "sequence_length"]
 

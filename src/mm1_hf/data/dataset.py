@@ -14,18 +14,17 @@ import numpy as np
 from filelock import FileLock
 from torch.utils.data import Dataset
 
-from .errors import BadData, ErrorLog, ErrorPolicy, Place
-from .lengths import DocumentLengths
-from .materialise import PIXELS, PieceRequest, Pixels, materialise_pack
-from .measuring import measure_lengths
-from .mixture import Mixture
-from .pack_plan import PackPlan
-from .packing import plan_packs
+from mm1_hf.data.errors import BadData, ErrorLog, ErrorPolicy, Place
+from mm1_hf.data.lengths import DocumentLengths
+from mm1_hf.data.materialise import PIXELS, PieceRequest, Pixels, materialise_pack
+from mm1_hf.data.measuring import measure_lengths
+from mm1_hf.data.mixture import Mixture
+from mm1_hf.data.pack_plan import PackPlan
+from mm1_hf.data.packing import plan_packs
 
 if TYPE_CHECKING:
+    from mm1_hf.data.best_fit import OverBudget
     from mm1_hf.model.processing_mm1 import MM1Processor
-
-    from .best_fit import OverBudget
 
 _DTYPES = {"uint8": np.uint8, "float": np.float32}
 

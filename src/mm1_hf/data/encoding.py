@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from mm1_hf.data.documents import Document, Image, ImageSource
 from mm1_hf.model.interleaving_mm1 import interleave
-
-from .documents import Document, Image, ImageSource
 
 if TYPE_CHECKING:
     from mm1_hf.model.processing_mm1 import MM1Processor

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .array_files import ArrayFolder, open_array, read_meta
+from mm1_hf.data.array_files import ArrayFolder, open_array, read_meta
 
 LENGTH_DTYPES = {
     "tokens": np.dtype(np.uint32),

@@ -6,10 +6,9 @@ Needs `pip install "ray[data]"`, and a folder and source that every machine sees
 import os
 from typing import TYPE_CHECKING, Any
 
-from .array_files import read_meta
-from .lengths import DocumentLengths
-from .measuring import (
-    MeasurableSource,
+from mm1_hf.data.array_files import read_meta
+from mm1_hf.data.lengths import DocumentLengths
+from mm1_hf.data.measuring import (
     OnError,
     Shard,
     fingerprint,
@@ -19,11 +18,12 @@ from .measuring import (
 )
 
 if TYPE_CHECKING:
+    from mm1_hf.data.sources.contract import Source
     from mm1_hf.model.processing_mm1 import MM1Processor
 
 
 def measure_lengths_with_ray(
-    source: MeasurableSource,
+    source: "Source",
     processor: "MM1Processor",
     folder: str | os.PathLike,
     *,

@@ -13,13 +13,12 @@ import numpy as np
 from PIL import Image as PILImage
 from PIL import UnidentifiedImageError
 
+from mm1_hf.data.collators import IGNORED
+from mm1_hf.data.documents import Document, ImageSource, open_image_file
+from mm1_hf.data.encoding import EncodedDocument, encode_many, expand
+from mm1_hf.data.errors import BadData, Reason
+from mm1_hf.data.lengths import DocumentRuns
 from mm1_hf.model.decoding_mm1 import ImageError
-
-from .collators import IGNORED
-from .documents import Document, ImageSource, open_image_file
-from .encoding import EncodedDocument, encode_many, expand
-from .errors import BadData, Reason
-from .lengths import DocumentRuns
 
 if TYPE_CHECKING:
     from mm1_hf.model.image_processing_mm1 import MM1ImageProcessor

@@ -13,25 +13,25 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from PIL import Image as PILImage
 
-from mm1_hf.model.decoding_mm1 import ImageError, read_image_size
-
-from .array_files import ArrayFolder, open_array, read_meta
-from .documents import Document, ImageSource, open_image_file
-from .encoding import EncodedDocument, encode_many, find_runs
-from .lengths import (
+from mm1_hf.data.array_files import ArrayFolder, open_array, read_meta
+from mm1_hf.data.documents import ImageSource, open_image_file
+from mm1_hf.data.encoding import EncodedDocument, encode_many, find_runs
+from mm1_hf.data.lengths import (
     LENGTH_DTYPES,
     DocumentLengths,
     DocumentRuns,
     length_arrays,
     require_fresh,
 )
+from mm1_hf.model.decoding_mm1 import ImageError, read_image_size
 
 if TYPE_CHECKING:
+    from mm1_hf.data.sources.contract import Source
     from mm1_hf.model.processing_mm1 import MM1Processor
 
 OnError = Literal["raise", "skip"]
@@ -43,24 +43,6 @@ _TILING_SETTINGS = ("size", "do_resize", "tiling", "resize_policy", "pad_place")
 _EXAMPLES_KEPT = 20
 
 
-class MeasurableSource(Protocol):
-    """What measuring asks of a source."""
-
-    @property
-    def name(self) -> str:
-        """Name of the source."""
-        ...
-
-    @property
-    def fingerprint(self) -> str:
-        """Changes when the documents do."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> Document: ...
-
-
 class Shard(NamedTuple):
     """Documents from `start` to `stop`, exclusive, measured into `folder`."""
 
@@ -69,7 +51,7 @@ class Shard(NamedTuple):
     folder: str
 
 
-def fingerprint(source: MeasurableSource, processor: "MM1Processor") -> str:
+def fingerprint(source: "Source", processor: "MM1Processor") -> str:
     """A hash of everything that lengths depend on.
 
     That is the source's own fingerprint, the tokenizer, the chat template, the tiling settings and
@@ -95,7 +77,7 @@ def fingerprint(source: MeasurableSource, processor: "MM1Processor") -> str:
 
 
 def measure_lengths(
-    source: MeasurableSource,
+    source: "Source",
     processor: "MM1Processor",
     folder: str | os.PathLike,
     *,
@@ -132,7 +114,7 @@ def measure_lengths(
 
 
 def plan_shards(
-    source: MeasurableSource, folder: str | os.PathLike, *, documents_per_shard: int = 50_000
+    source: "Source", folder: str | os.PathLike, *, documents_per_shard: int = 50_000
 ) -> list[Shard]:
     """Ranges of documents, each with the folder for its lengths."""
     parent = Path(folder).with_name(f"{Path(folder).name}.shards-{documents_per_shard}")
@@ -143,7 +125,7 @@ def plan_shards(
 
 
 def measure_shard(
-    source: MeasurableSource,
+    source: "Source",
     processor: "MM1Processor",
     shard: Shard,
     *,
@@ -235,7 +217,7 @@ _NO_RUNS = DocumentRuns(np.zeros(0, np.int32), np.zeros(0, np.bool_), np.zeros(0
 
 
 def _encode_range(
-    source: MeasurableSource,
+    source: "Source",
     processor: "MM1Processor",
     start: int,
     stop: int,
@@ -306,7 +288,7 @@ def _read_size(image: ImageSource, name: str) -> tuple[int, int]:
 
 
 def _measure_in_processes(
-    source: MeasurableSource,
+    source: "Source",
     processor: "MM1Processor",
     shards: list[Shard],
     num_processes: int,

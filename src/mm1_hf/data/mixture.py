@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
 
-from .permutation import derive_key, hash_positions, shuffled_epochs
+from mm1_hf.data.permutation import derive_key, hash_positions, shuffled_epochs
 
 Unit = Literal["sequence", "document", "token"]
 UNITS: tuple[str, ...] = get_args(Unit)

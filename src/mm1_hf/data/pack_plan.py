@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from .array_files import ArrayFolder, open_array, read_meta
+from mm1_hf.data.array_files import ArrayFolder, open_array, read_meta
 
 ShareOf = Literal["documents", "sequences", "tokens", "images"]
 

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from .array_files import read_meta
-from .best_fit import OVER_BUDGET, OverBudget
-from .lengths import DocumentLengths
-from .mixture import Mixture
-from .pack_plan import Pack, PackPlan, Piece, SourceReport, collect_plan, write_plan
-from .planner import Budgets, Planner
+from mm1_hf.data.array_files import read_meta
+from mm1_hf.data.best_fit import OVER_BUDGET, OverBudget
+from mm1_hf.data.lengths import DocumentLengths
+from mm1_hf.data.mixture import Mixture
+from mm1_hf.data.pack_plan import Pack, PackPlan, Piece, SourceReport, collect_plan, write_plan
+from mm1_hf.data.planner import Budgets, Planner
 
 __all__ = ["Pack", "PackPlan", "Piece", "SourceReport", "plan_packs"]
 

@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .best_fit import OverBudget, cut_document, pack_window
-from .lengths import DocumentLengths
-from .mixture import Mixture, TokenOrder
-from .pack_plan import PackBatch, SourceReport
-from .permutation import derive_key, hash_positions
+from mm1_hf.data.best_fit import OverBudget, cut_document, pack_window
+from mm1_hf.data.lengths import DocumentLengths
+from mm1_hf.data.mixture import Mixture, TokenOrder
+from mm1_hf.data.pack_plan import PackBatch, SourceReport
+from mm1_hf.data.permutation import derive_key, hash_positions
 
 _WINDOWS_AT_ONCE = 32
 _PACKS_AT_ONCE = 4096

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 from PIL import Image as PILImage
 
-from .collators import IGNORED
-from .dataset import PackedDataset, PackItem
-from .pack_plan import Pack, PackPlan, Piece
-from .viewer_style import STYLE
+from mm1_hf.data.collators import IGNORED
+from mm1_hf.data.dataset import PackedDataset, PackItem
+from mm1_hf.data.pack_plan import Pack, PackPlan, Piece
+from mm1_hf.data.viewer_style import STYLE
 
 if TYPE_CHECKING:
     from mm1_hf.model.processing_mm1 import MM1Processor

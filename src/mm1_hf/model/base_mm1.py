@@ -1,7 +1,8 @@
-"""What all MM1 modules share: the flags transformers reads, and resampling of position tables."""
+"""What MM1 modules share: the flags transformers reads, plain attention, position resampling."""
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 from transformers import PreTrainedModel
 
 
@@ -26,6 +27,25 @@ class MM1PreTrainedModel(PreTrainedModel):
     @classmethod
     def _can_set_experts_implementation(cls) -> bool:
         return True
+
+
+def eager_bidirectional_attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Plain attention that also returns its weights; the soft-max runs in fp32."""
+    weights = torch.matmul(query, key.transpose(-1, -2)) * scaling  # (N, H, S, S)
+    if attention_mask is not None:
+        weights = weights + attention_mask
+    weights = F.softmax(weights, dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = F.dropout(weights, p=dropout, training=module.training)
+    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights  # (N, S, H, D / H)
 
 
 def resample_positions(
@@ -55,4 +75,4 @@ def resample_positions(
     return grid.permute(0, 2, 3, 1).flatten(0, 2).to(table.dtype)
 
 
-__all__ = ["MM1PreTrainedModel", "resample_positions"]
+__all__ = ["MM1PreTrainedModel", "eager_bidirectional_attention", "resample_positions"]

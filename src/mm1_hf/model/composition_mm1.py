@@ -1,51 +1,61 @@
 """Where the parts of a composed MM1 come from: checkpoints, model objects or configurations."""
 
 import os
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedConfig
-from transformers import PreTrainedModel as Model
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 from .configuration_mm1 import MM1ConnectorConfig
 from .connectors_mm1 import MM1Connector
 from .decoder_mm1 import MM1ForCausalLM
 from .vision_mm1 import MM1VisionModel
 
-PartSource = str | os.PathLike | Model | PreTrainedConfig
+PartSource = str | os.PathLike | PreTrainedModel | PreTrainedConfig
 
 
 class Part(NamedTuple):
     """One part of a composed model: its configuration, and the model if it brings weights."""
 
     config: PreTrainedConfig
-    model: Model | None
+    model: PreTrainedModel | None
 
 
 def vision_part(source: PartSource) -> Part:
     """Find the vision tower in a checkpoint, a model (CLIP's tower is taken) or a configuration."""
     if isinstance(source, PreTrainedConfig):
         return Part(getattr(source, "vision_config", source), None)
-    if isinstance(source, Model):
+    if isinstance(source, PreTrainedModel):
         tower = getattr(source, "vision_model", source)
+        if hasattr(tower.config, "vision_config"):
+            raise ValueError(
+                f"{type(source).__name__} is no vision tower, but a model that has one. Pass the "
+                "tower itself, such as model.model.vision_tower."
+            )
         return Part(tower.config, tower)
     config = AutoConfig.from_pretrained(source)
     config = getattr(config, "vision_config", config)
-    if config.model_type == MM1VisionModel.config_class.model_type:
-        return Part(config, MM1VisionModel.from_pretrained(source, config=config))
-    return Part(config, AutoModel.from_pretrained(source, config=config))
+    own = config.model_type == MM1VisionModel.config_class.model_type
+    tower = _load_whole(MM1VisionModel if own else AutoModel, source, config=config)
+    return Part(config, tower)
 
 
 def text_part(source: PartSource) -> Part:
     """Find the decoder, with its head if there is one, in a checkpoint, model or configuration."""
     if isinstance(source, PreTrainedConfig):
         return Part(source.get_text_config(decoder=True), None)
-    if isinstance(source, Model):
+    if isinstance(source, PreTrainedModel):
         return Part(source.config.get_text_config(decoder=True), source)
     config = AutoConfig.from_pretrained(source)
     own = config.model_type == MM1ForCausalLM.config_class.model_type
-    model = (MM1ForCausalLM if own else AutoModelForCausalLM).from_pretrained(source)
+    model = _load_whole(MM1ForCausalLM if own else AutoModelForCausalLM, source)
     return Part(model.config.get_text_config(decoder=True), model)
 
 
@@ -55,8 +65,25 @@ def connector_part(source: PartSource | None) -> Part:
         return Part(MM1ConnectorConfig(), None)
     if isinstance(source, PreTrainedConfig):
         return Part(source, None)
-    model = source if isinstance(source, Model) else MM1Connector.from_pretrained(source)
+    model = source if isinstance(source, PreTrainedModel) else _load_whole(MM1Connector, source)
     return Part(model.config, model)
+
+
+def _load_whole(model_class: Any, source: str | os.PathLike, **kwargs) -> PreTrainedModel:
+    """Load a part, all of it from the checkpoint.
+
+    Raises:
+        ValueError: If the checkpoint lacks weights, which transformers would fill with noise.
+    """
+    model, report = model_class.from_pretrained(source, output_loading_info=True, **kwargs)
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise ValueError(
+            f"{os.fspath(source)!r} lacks {len(missing)} weights of {type(model).__name__}: "
+            f"{', '.join(missing[:4])}{' …' if len(missing) > 4 else ''}. Load the whole model "
+            "and pass the part itself, such as model.model.vision_tower."
+        )
+    return model
 
 
 def composed_dtype(*parts: Part) -> torch.dtype:
@@ -93,6 +120,3 @@ def copy_decoder(language_model: nn.Module, lm_head: nn.Linear, part: Part) -> N
             "without its head (AutoModel instead of AutoModelForCausalLM) and train a new head."
         )
     lm_head.load_state_dict(head.state_dict())
-
-
-__all__ = []

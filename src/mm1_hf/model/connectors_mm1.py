@@ -19,7 +19,11 @@ from torch import nn
 from transformers import initialization as init
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from .base_mm1 import MM1PreTrainedModel, resample_positions
+from .base_mm1 import (
+    MM1PreTrainedModel,
+    eager_bidirectional_attention,
+    resample_positions,
+)
 from .configuration_mm1 import MM1ConnectorConfig
 
 
@@ -84,17 +88,10 @@ class AttentionPool(nn.Module):
         query = self.queries.unflatten(-1, (-1, self.head_dim)).transpose(0, 1)  # (H, K, C / H)
         query = query.expand(len(patches), -1, -1, -1)
         attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, _eager_cross_attention
+            self.config._attn_implementation, eager_bidirectional_attention
         )
         tokens, _ = attention(self, query, key, value, None, scaling=self.scaling, dropout=0.0)
         return self.o_proj(tokens.flatten(2).contiguous())
-
-
-def _eager_cross_attention(module, query, key, value, attention_mask, scaling, **kwargs):
-    """Plain cross-attention; the soft-max runs in fp32."""
-    weights = torch.matmul(query, key.transpose(-1, -2)) * scaling
-    weights = weights.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
-    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
 
 
 class SqueezeExcitation(nn.Module):

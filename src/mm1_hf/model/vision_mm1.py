@@ -17,27 +17,12 @@ from transformers.utils import TransformersKwargs
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .base_mm1 import MM1PreTrainedModel, resample_positions
+from .base_mm1 import (
+    MM1PreTrainedModel,
+    eager_bidirectional_attention,
+    resample_positions,
+)
 from .configuration_mm1 import MM1VisionConfig, patch_grid
-
-
-def eager_bidirectional_attention(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float,
-    dropout: float = 0.0,
-    **kwargs: Unpack[TransformersKwargs],
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Plain attention that also returns its weights; the soft-max runs in fp32."""
-    weights = torch.matmul(query, key.transpose(-1, -2)) * scaling  # (N, H, S, S)
-    if attention_mask is not None:
-        weights = weights + attention_mask
-    weights = nn.functional.softmax(weights, dim=-1, dtype=torch.float32).to(query.dtype)
-    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
-    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights  # (N, S, H, D / H)
 
 
 class MM1VisionAttention(nn.Module):

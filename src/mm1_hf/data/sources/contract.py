@@ -4,6 +4,7 @@ import hashlib
 import inspect
 import operator
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Protocol, SupportsIndex, runtime_checkable
@@ -34,6 +35,42 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: SupportsIndex, /) -> Document: ...
+
+
+class NamedSource(ABC):
+    """What the sources of this library share: name, fingerprint, and documents by checked index.
+
+    Args:
+        name: Name of the source.
+        fingerprint: Of everything that decides which documents there are.
+    """
+
+    def __init__(self, *, name: str, fingerprint: str):
+        self._name = name
+        self._fingerprint = fingerprint
+
+    @property
+    def name(self) -> str:
+        """Names the source in mixtures, counts, logs and errors."""
+        return self._name
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when the files, or the way they become documents, change."""
+        return self._fingerprint
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def _document(self, position: int) -> Document:
+        """The document at a position from 0."""
+
+    def __getitem__(self, index: SupportsIndex, /) -> Document:
+        return self._document(require_index(index, length=len(self), name=self._name))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(name={self._name!r}, documents={len(self)})"
 
 
 class Converter(Protocol):

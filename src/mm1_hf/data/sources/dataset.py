@@ -1,6 +1,6 @@
 """Documents out of a `datasets.Dataset`."""
 
-from typing import TYPE_CHECKING, SupportsIndex, cast
+from typing import TYPE_CHECKING, cast
 
 import pyarrow as pa
 
@@ -9,16 +9,16 @@ from mm1_hf.data.documents import Document
 from mm1_hf.data.rows import ImageLookup
 from mm1_hf.data.sources.contract import (
     Converter,
+    NamedSource,
     describe_converter,
     fingerprint,
-    require_index,
 )
 
 if TYPE_CHECKING:
     import datasets
 
 
-class DatasetSource:
+class DatasetSource(NamedSource):
     """Rows of a map-style `datasets.Dataset`, which reads its Arrow files by index.
 
     Images stay encoded, whatever the features say: rows are read in Arrow's form.
@@ -54,38 +54,26 @@ class DatasetSource:
                 "datasets.Dataset is expected. Choose a split."
             )
         self._rows = dataset.with_format("arrow")
-        self._name = name
         self._converter = converter
         self._images = images
-        self._fingerprint = fingerprint(
-            [
-                type(self).__name__,
-                dataset._fingerprint,
-                dataset.num_rows,
-                describe_converter(converter, images),
-            ]
+        super().__init__(
+            name=name,
+            fingerprint=fingerprint(
+                [
+                    type(self).__name__,
+                    dataset._fingerprint,
+                    dataset.num_rows,
+                    describe_converter(converter, images),
+                ]
+            ),
         )
-
-    @property
-    def name(self) -> str:
-        """Names the source in mixtures, counts, logs and errors."""
-        return self._name
-
-    @property
-    def fingerprint(self) -> str:
-        """Changes with the dataset's own fingerprint, the converter and its options."""
-        return self._fingerprint
 
     def __len__(self) -> int:
         return self._rows.num_rows
 
-    def __getitem__(self, index: SupportsIndex, /) -> Document:
-        place = require_index(index, length=len(self), name=self._name)
-        table = cast(pa.Table, self._rows[place])
+    def _document(self, position: int) -> Document:
+        table = cast(pa.Table, self._rows[position])
         (row,) = table.to_pylist()
         return self._converter(
-            row, source=self._name, key=f"{self._name}#{place}", images=self._images
+            row, source=self._name, key=f"{self._name}#{position}", images=self._images
         )
-
-    def __repr__(self) -> str:
-        return f"DatasetSource(name={self._name!r}, documents={len(self)})"

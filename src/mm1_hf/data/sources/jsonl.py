@@ -11,18 +11,12 @@ from mm1_hf.data.converters import from_record
 from mm1_hf.data.documents import DocumentError
 from mm1_hf.data.rows import ImageLookup
 from mm1_hf.data.sources.contract import Converter
-from mm1_hf.data.sources.files import (
-    DataFile,
-    FilePatterns,
-    RangeReader,
-    find_files,
-    open_file,
-)
-from mm1_hf.data.sources.indexing import Index, IndexStore
-from mm1_hf.data.sources.sharded import ShardedSource
+from mm1_hf.data.sources.files import DataFile, FilePatterns, RangeReader, open_file
+from mm1_hf.data.sources.indexing import Index
+from mm1_hf.data.sources.sharded import IndexedSource
 
 
-class JsonlSource(ShardedSource):
+class JsonlSource(IndexedSource):
     """Lines of JSON, each one row; relative paths of images start from the file's folder.
 
     Where lines start is computed once per file and kept, so any line is read alone.
@@ -40,6 +34,8 @@ class JsonlSource(ShardedSource):
         ValueError: If no file is found, a file is compressed, or an index cannot be kept.
     """
 
+    suffix = ".jsonl"
+
     def __init__(
         self,
         files: FilePatterns,
@@ -51,17 +47,14 @@ class JsonlSource(ShardedSource):
         index_workers: int = 1,
         open_files: int = 32,
     ):
-        found = find_files(files, suffixes=(".jsonl",))
-        self._indices = IndexStore(
-            _find_lines, os.fspath(index_folder) if index_folder is not None else None
-        )
         super().__init__(
-            found,
-            counts=self._indices.counts(found, workers=index_workers),
+            files,
+            build_index=_find_lines,
             name=name,
             converter=converter,
             images=images,
-            options=(),
+            index_folder=index_folder,
+            index_workers=index_workers,
             open_files=open_files,
         )
 

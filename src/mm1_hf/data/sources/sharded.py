@@ -1,10 +1,10 @@
 """What sources of several files have in common: which file, which row, and open handles."""
 
 import os
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from typing import Any, SupportsIndex
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -12,14 +12,15 @@ from mm1_hf.data.documents import Document
 from mm1_hf.data.rows import ImageLookup
 from mm1_hf.data.sources.contract import (
     Converter,
+    NamedSource,
     describe_converter,
     fingerprint,
-    require_index,
 )
-from mm1_hf.data.sources.files import DataFile
+from mm1_hf.data.sources.files import DataFile, FilePatterns, find_files
+from mm1_hf.data.sources.indexing import Index, IndexStore
 
 
-class ShardedSource(ABC):
+class ShardedSource(NamedSource):
     """Documents of several files, one after the other.
 
     Args:
@@ -49,36 +50,27 @@ class ShardedSource(ABC):
             )
         self._files = tuple(files)
         self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        self._name = name
         self._converter = converter
         self._images = images
-        self._fingerprint = fingerprint(
-            [
-                type(self).__name__,
-                *options,
-                describe_converter(converter, images),
-                *(file.stamp for file in files),
-                *counts,
-            ]
-        )
         self._open_files = open_files
         self._forget_handles()
-
-    @property
-    def name(self) -> str:
-        """Names the source in mixtures, counts, logs and errors."""
-        return self._name
-
-    @property
-    def fingerprint(self) -> str:
-        """Changes with names, sizes and times of the files, the converter and its options."""
-        return self._fingerprint
+        super().__init__(
+            name=name,
+            fingerprint=fingerprint(
+                [
+                    type(self).__name__,
+                    *options,
+                    describe_converter(converter, images),
+                    *(file.stamp for file in files),
+                    *counts,
+                ]
+            ),
+        )
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
-    def __getitem__(self, index: SupportsIndex, /) -> Document:
-        position = require_index(index, length=len(self), name=self._name)
+    def _document(self, position: int) -> Document:
         shard = int(np.searchsorted(self._starts, position, side="right")) - 1
         place = position - int(self._starts[shard])
         file = self._files[shard]
@@ -91,10 +83,7 @@ class ShardedSource(ABC):
         return {**self.__dict__, "_handles": OrderedDict(), "_process": -1}
 
     def __repr__(self) -> str:
-        return (
-            f"{type(self).__name__}(name={self._name!r}, documents={len(self)}, "
-            f"files={len(self._files)})"
-        )
+        return f"{super().__repr__()[:-1]}, files={len(self._files)})"
 
     @abstractmethod
     def _open(self, file: DataFile) -> Any:
@@ -122,3 +111,44 @@ class ShardedSource(ABC):
     def _forget_handles(self) -> None:
         self._handles: OrderedDict[int, Any] = OrderedDict()
         self._process = os.getpid()
+
+
+class IndexedSource(ShardedSource):
+    """Documents of files without an index of their own: one is made of each file and kept.
+
+    Args:
+        files: Files, globs, URLs, or a folder with files of the right ending.
+        name: Name of the source.
+        converter: Makes a document of a row.
+        images: Where images that rows name are found.
+        index_folder: Where indices are kept; beside each file if None.
+        index_workers: Processes that compute indices.
+        open_files: How many files are kept open at most.
+    """
+
+    suffix: ClassVar[str]
+
+    def __init__(
+        self,
+        files: FilePatterns,
+        *,
+        build_index: Callable[[DataFile], Index],
+        name: str,
+        converter: Converter,
+        images: ImageLookup,
+        index_folder: str | os.PathLike | None,
+        index_workers: int,
+        open_files: int,
+    ):
+        found = find_files(files, suffixes=(self.suffix,))
+        folder = os.fspath(index_folder) if index_folder is not None else None
+        self._indices = IndexStore(build_index, folder)
+        super().__init__(
+            found,
+            counts=self._indices.counts(found, workers=index_workers),
+            name=name,
+            converter=converter,
+            images=images,
+            options=(),
+            open_files=open_files,
+        )

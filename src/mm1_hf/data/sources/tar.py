@@ -13,15 +13,9 @@ from mm1_hf.data.converters import from_webdataset
 from mm1_hf.data.documents import DocumentError
 from mm1_hf.data.rows import ImageLookup
 from mm1_hf.data.sources.contract import Converter
-from mm1_hf.data.sources.files import (
-    DataFile,
-    FilePatterns,
-    RangeReader,
-    find_files,
-    open_file,
-)
-from mm1_hf.data.sources.indexing import Index, IndexStore
-from mm1_hf.data.sources.sharded import ShardedSource
+from mm1_hf.data.sources.files import DataFile, FilePatterns, RangeReader, open_file
+from mm1_hf.data.sources.indexing import Index
+from mm1_hf.data.sources.sharded import IndexedSource
 
 # WebDataset's rule: the extension starts at the first dot of the file name; hidden files, and what
 # begins with a name between double underscores, are not part of samples.
@@ -34,7 +28,7 @@ _BLOCK = 512
 _GAP = 4096
 
 
-class TarSource(ShardedSource):
+class TarSource(IndexedSource):
     """Samples of WebDataset shards by index.
 
     Where files start is computed once per shard and kept, so a sample is one read. Files of one
@@ -55,6 +49,8 @@ class TarSource(ShardedSource):
             index cannot be kept.
     """
 
+    suffix = ".tar"
+
     def __init__(
         self,
         files: FilePatterns,
@@ -66,17 +62,14 @@ class TarSource(ShardedSource):
         index_workers: int = 1,
         open_files: int = 32,
     ):
-        found = find_files(files, suffixes=(".tar",))
-        self._indices = IndexStore(
-            _find_samples, os.fspath(index_folder) if index_folder is not None else None
-        )
         super().__init__(
-            found,
-            counts=self._indices.counts(found, workers=index_workers),
+            files,
+            build_index=_find_samples,
             name=name,
             converter=converter,
             images=images,
-            options=(),
+            index_folder=index_folder,
+            index_workers=index_workers,
             open_files=open_files,
         )
 
