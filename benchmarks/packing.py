@@ -3,22 +3,25 @@
 Mix A: 45 % captions, 45 % interleaved documents, 10 % text, by document; lengths are drawn from
 distributions whose median is 382 and mean 723 tokens. Ours keeps both budgets, 4096 tokens and 16
 images; the peers are transformers' padding collator with random batches, which counts no images.
-Planning costs are CPU microseconds of the whole plan, the files included.
+Planning costs are CPU microseconds of the whole plan, the files included. `limit_...` is what no
+packing of the same windows can exceed (`best_fit.fewest_packs`); it falls where captions need all
+images of a sequence before its tokens.
 
 `--documents 50000000` plans that many once, from lengths in files, and reports time and memory.
 """
 
 import argparse
-import json
-import platform
 import resource
 import tempfile
 import time
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
+from harness import print_result
 
 from mm1_hf.data.array_files import ArrayFolder
+from mm1_hf.data.best_fit import fewest_packs, pack_window
 from mm1_hf.data.lengths import LENGTH_DTYPES, DocumentLengths, DocumentRuns, length_arrays
 from mm1_hf.data.mixture import UNITS, Mixture
 from mm1_hf.data.packing import PackPlan, plan_packs
@@ -100,6 +103,32 @@ def image_bound(plan: PackPlan) -> float:
     return float((np.asarray(plan.pack_images) == plan.max_images).mean())
 
 
+def limit(unit: str, lengths: dict[str, DocumentLengths], count: int) -> float:
+    """Share of useful slots that no packing of the windows of a plan can exceed."""
+    packs = {"used": 0, "needed": 0}
+
+    def watched(tokens: list[int], images: list[int], **budgets: int) -> list[int]:
+        packed = pack_window(tokens, images, **budgets)
+        packs["used"] += max(packed) + 1
+        packs["needed"] += fewest_packs(tokens, images, **budgets)
+        return packed
+
+    def of_plan(weights: dict[str, int], **size: int) -> float:
+        packs.update(used=0, needed=0)
+        plan = plan_packs(Mixture(weights, unit=unit), lengths, **size)
+        return plan.efficiency * packs["used"] / packs["needed"]
+
+    with patch("mm1_hf.data.planner.pack_window", watched):
+        if unit != "sequence":
+            return of_plan(MIX_A, num_packs=count // 12)
+        # Sequences are mixed, and each source is packed alone.
+        limits = {
+            kind: of_plan({kind: 1}, num_documents=min(count // 12, len(lengths[kind])))
+            for kind in MIX_A
+        }
+    return sum(limits[kind] * percent for kind, percent in MIX_A.items()) / sum(MIX_A.values())
+
+
 def compare(lengths: dict[str, DocumentLengths], folder: Path, count: int) -> dict:
     """Ratios and figures of one run."""
     plans = {}
@@ -125,6 +154,7 @@ def compare(lengths: dict[str, DocumentLengths], folder: Path, count: int) -> di
             **{
                 f"efficiency_{unit}": round(made.efficiency, 4) for unit, (made, _) in plans.items()
             },
+            **{f"limit_{unit}": round(limit(unit, lengths, count), 4) for unit in UNITS},
             **{
                 f"image_bound_{unit}": round(image_bound(made), 3)
                 for unit, (made, _) in plans.items()
@@ -180,11 +210,7 @@ def main() -> None:
         else:
             count = 100_000 if arguments.quick else 500_000
             result = compare(write_lengths(Path(folder), count), Path(folder), count)
-    environment = {
-        "machine": {"processor": platform.machine(), "system": platform.system()},
-        "versions": {"python": platform.python_version(), "numpy": np.__version__},
-    }
-    print(json.dumps({"question": "packing", **result, **environment}))
+    print_result("packing", **result, packages=("numpy",))
 
 
 if __name__ == "__main__":

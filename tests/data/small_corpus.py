@@ -134,10 +134,20 @@ def documents_of(item: dict, processor: MM1Processor) -> list[dict]:
         np.split(item[name], starts) for name in ("input_ids", "labels", "position_ids")
     )
     tiles = [int((part == processor.image_token_id).sum()) // TOKENS_PER_TILE for part in ids]
-    pixels = np.split(item["pixel_values"], np.cumsum(tiles)[:-1])
-    names = ("input_ids", "labels", "position_ids", "pixel_values", "document_keys", "sources")
-    rows = zip(ids, labels, positions, pixels, item["document_keys"], item["sources"], strict=True)
-    return [dict(zip(names, row, strict=True)) for row in rows]
+    tile_edges = np.cumsum(tiles)[:-1]
+    pixels = np.split(item["pixel_values"], tile_edges)
+    image_edges = np.searchsorted(np.cumsum(item["tiles_per_image"]), tile_edges, side="right")
+    images = np.split(item["tiles_per_image"], image_edges)
+    own = ([[name] for name in item[of]] for of in ("document_keys", "sources"))
+    columns = {
+        "input_ids": ids,
+        "labels": labels,
+        "position_ids": positions,
+        "pixel_values": pixels,
+        "tiles_per_image": images,
+        **dict(zip(("document_keys", "sources"), own, strict=True)),
+    }
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:

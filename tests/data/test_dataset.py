@@ -6,9 +6,17 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from mm1_hf.data import JsonlSource, Mixture, MM1Collator, PackedDataset
+from mm1_hf.data import (
+    ErrorPolicy,
+    JsonlSource,
+    MemorySource,
+    Mixture,
+    MM1Collator,
+    PackedDataset,
+)
 from mm1_hf.data.collators import IGNORED
-from mm1_hf.data.documents import Image
+from mm1_hf.data.documents import Document, Image, Text
+from mm1_hf.data.lengths import DocumentLengths
 from mm1_hf.model.packed_attention_mm1 import PACKED_SDPA, register_packed_sdpa
 
 from . import small_corpus as corpus
@@ -39,7 +47,7 @@ def open_dataset(folder, processor, *, unit="sequence", **changes) -> PackedData
 
 
 def equal(first: dict, second: dict) -> bool:
-    arrays = ("input_ids", "labels", "position_ids", "pixel_values")
+    arrays = ("input_ids", "labels", "position_ids", "pixel_values", "tiles_per_image")
     return (
         all(np.array_equal(first[name], second[name]) for name in arrays)
         and all(first[name].dtype == second[name].dtype for name in arrays)
@@ -236,3 +244,32 @@ def test_sources_of_names_with_slashes_have_folders_of_their_own(folder, process
     )
     assert dataset[0]["sources"][0] == "../web/pages"
     assert [path.name for path in tmp_path.iterdir()] == ["cache"]
+
+
+def test_what_could_not_be_measured_counts_in_the_base_of_the_budget_too(tmp_path, processor):
+    documents = [
+        Document(
+            segments=(Text("a "), Image(content), Text(" b")),
+            key=str(n),
+            source="web",
+            kind="interleaved",
+        )
+        for n, content in enumerate([corpus.picture(1), b"no picture", b"", corpus.picture(2)])
+    ]
+    source = MemorySource(documents, name="web")
+    dataset = PackedDataset(
+        Mixture({source: 1}),
+        processor,
+        num_sequences=1,
+        cache_folder=tmp_path,
+        sequence_length=200,
+        # Two of four images and four pieces.
+        errors=ErrorPolicy(mode="skip", budget_per_source=0.25),
+    )
+    report = dataset.plan.report["web"]
+    assert (report.pieces, report.images, report.unmeasured_images) == (4, 2, 2)
+    assert report.attempted == 8
+    assert len(dataset[0]["tiles_per_image"]) == 2
+    assert dataset.errors.counts() == {"web": {"empty": 1, "not_an_image": 1}}
+    reopened = DocumentLengths.open(tmp_path / "lengths" / "web")
+    assert reopened.unmeasured_images().tolist() == [1, 2]

@@ -81,7 +81,7 @@ def document_in(dataset, key: str) -> dict:
     """The first piece of a document, as a pack of its own."""
     for index in range(len(dataset)):
         for part in corpus.documents_of(dataset[index], dataset.processor):
-            if part["document_keys"] == key:
+            if part["document_keys"] == [key]:
                 return part
     raise AssertionError(f"{key} is in no pack")
 

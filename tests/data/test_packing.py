@@ -11,7 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mm1_hf.data import best_fit as best_fit_module
-from mm1_hf.data.best_fit import best_fit, cut_document, pack_window
+from mm1_hf.data.best_fit import (
+    best_fit,
+    cut_document,
+    cut_text,
+    fewest_packs,
+    paced_fit,
+    pack_window,
+)
 from mm1_hf.data.lengths import DocumentLengths, DocumentRuns
 from mm1_hf.data.mixture import UNITS, Mixture
 from mm1_hf.data.packing import PackPlan, plan_packs
@@ -196,10 +203,29 @@ def test_a_mix_with_an_image_budget_fills_99_percent_of_its_slots(tmp_path):
     assert plan_packs(mixture, lengths, num_documents=20_000).efficiency > 0.99
 
 
+@pytest.mark.parametrize("unit", ["token", "sequence"])
+def test_packs_are_within_two_percent_of_what_any_packing_needs(tmp_path, unit, monkeypatch):
+    benchmark = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "packing.py"))
+    lengths = benchmark["write_lengths"](tmp_path, 20_000)
+    used, needed = [], []
+
+    def watched(tokens, images, **budgets):
+        packs = pack_window(tokens, images, **budgets)
+        used.append(max(packs) + 1)
+        needed.append(fewest_packs(tokens, images, **budgets))
+        return packs
+
+    monkeypatch.setattr("mm1_hf.data.planner.pack_window", watched)
+    plan_packs(Mixture(benchmark["MIX_A"], unit=unit), lengths, num_packs=1500)
+    assert sum(used) < 1.02 * sum(needed)
+
+
 def test_short_items_with_images_do_not_come_last(monkeypatch):
     # 40 captions and 40 texts that fit two and two, if not all captions meet.
     tokens, images = [20] * 40 + [30] * 40, [1] * 40 + [0] * 40
     arguments = {"sequence_length": 100, "max_images": 2}
+    assert max(pack_window(tokens, images, **arguments)) + 1 == 20
+    monkeypatch.setattr(best_fit_module, "_BOTH_SCARCE", (2, 2))
     assert max(pack_window(tokens, images, **arguments)) + 1 == 20
     monkeypatch.setattr(best_fit_module, "_IMAGE_WEIGHTS", (0,))
     assert max(pack_window(tokens, images, **arguments)) + 1 > 20
@@ -224,6 +250,99 @@ def test_an_item_goes_to_the_fullest_pack_that_has_room(items):
             loads.append([0, 0])
         loads[pack][0] += size
         loads[pack][1] += count
+
+
+@given(items)
+def test_paced_packs_hold_every_item_once_and_keep_both_budgets(items):
+    tokens, images = zip(*items, strict=True)
+    packs = paced_fit(tokens, images, sequence_length=50, max_images=4)
+    assert set(packs) == set(range(max(packs) + 1))
+    for sizes in (tokens, images):
+        loads = np.bincount(packs, weights=sizes)
+        assert loads.max() <= (50 if sizes is tokens else 4)
+
+
+@settings(max_examples=60)
+@given(items.filter(lambda items: len(items) <= 9))
+def test_no_packing_needs_less_than_the_bound(items):
+    tokens, images = zip(*items, strict=True)
+    budgets = {"sequence_length": 50, "max_images": 4}
+
+    def fewest(left, packs, limit):
+        """Packs of the best packing, by trying all."""
+        if not left or len(packs) >= limit:
+            return min(len(packs), limit)
+        (size, count), *rest = left
+        for number, (free, room) in enumerate(packs):
+            if size <= free and count <= room:
+                changed = [*packs]
+                changed[number] = (free - size, room - count)
+                limit = fewest(rest, changed, limit)
+        return fewest(rest, [*packs, (50 - size, 4 - count)], limit)
+
+    best = fewest(sorted(items, reverse=True), [], len(items))
+    assert fewest_packs(tokens, images, **budgets) <= best
+    assert best <= max(pack_window(tokens, images, **budgets)) + 1
+
+
+def test_a_pack_of_captions_only_has_all_its_images():
+    tokens, images = [*range(150, 214)], [1] * 64
+    packs = pack_window(tokens, images, sequence_length=4096, max_images=16)
+    assert np.bincount(packs).tolist() == [16, 16, 16, 16]
+
+
+# Pages as they are: every image has text behind it, and can share a sequence with some of it.
+page_of = st.tuples(
+    st.lists(st.integers(2, 90), max_size=1),
+    st.lists(st.tuples(st.integers(1, 38), st.integers(1, 90)), max_size=8),
+)
+
+
+@settings(max_examples=300)
+@given(page_of, st.integers(1, 4))
+def test_every_fragment_has_a_token_to_predict(page, max_images):
+    first, pairs = page
+    runs = [(tokens, False) for tokens in first]
+    runs += [run for image, text in pairs for run in ((image, True), (text, False))]
+    is_text = [not is_image for tokens, is_image in runs for _ in range(tokens)]
+    cut = cut_document(
+        [tokens for tokens, _ in runs],
+        [is_image for _, is_image in runs],
+        sequence_length=40,
+        max_images=max_images,
+        over_budget="split",
+    )
+    assert [start for start, _, _ in cut.fragments[1:]] == [f.stop for f in cut.fragments[:-1]]
+    for fragment in cut.fragments:
+        # Behind the first token, which nothing in the sequence comes before.
+        assert any(is_text[fragment.start + 1 : fragment.stop]), cut.fragments
+
+
+@given(st.integers(1, 500), st.integers(0, 40), st.integers(4, 40))
+def test_parts_of_a_text_fit_and_none_is_a_token_alone(tokens, room, length):
+    room = min(room, length)
+    parts = cut_text(tokens, room=room, sequence_length=length)
+    assert sum(parts) == tokens
+    assert all(0 < part <= length for part in parts)
+    assert parts[0] <= room or room == 0
+    if len(parts) > 1 and room != 1:
+        assert parts[-1] >= 2
+
+
+def test_a_text_one_token_over_the_budget_is_not_cut_before_its_last_token():
+    lengths = DocumentLengths.from_runs([[(4097, 0)]])
+    plan = plan_packs(Mixture({"s0": 1}), {"s0": lengths}, num_documents=1)
+    assert sorted(plan.pack_tokens.tolist()) == [2048, 2049]
+
+
+def test_images_stay_with_the_text_behind_them():
+    def cut(*runs):
+        columns = zip(*runs, strict=True)
+        made = cut_document(*columns, sequence_length=70, max_images=9, over_budget="split")
+        return [fragment[:2] for fragment in made.fragments]
+
+    assert cut((20, False), (30, True), (30, False)) == [(0, 20), (20, 80)]
+    assert cut((60, True), (30, False)) == [(0, 70), (70, 90)]
 
 
 def test_a_document_is_cut_between_runs_before_a_text_is():

@@ -178,6 +178,20 @@ def test_tiles_are_the_pixels_of_the_pack(dataset, html):
         )
 
 
+def test_neighbouring_images_are_shown_one_by_one(tmp_path):
+    processor = corpus.make_processor(tiling="static")
+    documents = [web("a", corpus.picture(1), corpus.picture(2), key="one")]
+    dataset = pack(tmp_path, processor, documents)
+    assert dataset[0]["tiles_per_image"].tolist() == [5, 5]
+    page = Page(render_page(dataset, [0]))
+    assert page.text_of("figcaption") == [
+        "image 1: 5 tiles, ⟨20 image tokens⟩",
+        "image 2: 5 tiles, ⟨20 image tokens⟩",
+    ]
+    names = [attrs["alt"] for tag, attrs in page.elements if tag == "img"]
+    assert names == [f"tile {n} of 5 of image {image}" for image in (1, 2) for n in range(1, 6)]
+
+
 def test_normalised_tiles_look_as_bytes_do(tmp_path, processor):
     documents = [web("x", corpus.picture(5), key="one")]
     as_bytes = pack(tmp_path, processor, documents)[0]["pixel_values"]

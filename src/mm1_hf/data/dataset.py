@@ -30,17 +30,19 @@ _DTYPES = {"uint8": np.uint8, "float": np.float32}
 
 
 class PackItem(TypedDict):
-    """One pack of L tokens, N tiles and P pieces of documents.
+    """One pack of L tokens, I images of N tiles together, and P pieces of documents.
 
     `input_ids`, `labels` and `position_ids` are int64 of shape (L,); `pixel_values` is uint8 or
-    float32 of shape (N, 3, height, width). `document_keys` and `sources` say, for each piece,
-    where it comes from; a piece begins where `position_ids` is 0.
+    float32 of shape (N, 3, height, width), and `tiles_per_image`, int64 of shape (I,), says how
+    many of the tiles each image has. `document_keys` and `sources` say, for each piece, where it
+    comes from; a piece begins where `position_ids` is 0.
     """
 
     input_ids: np.ndarray
     labels: np.ndarray
     position_ids: np.ndarray
     pixel_values: np.ndarray
+    tiles_per_image: np.ndarray
     document_keys: list[str]
     sources: list[str]
 
@@ -141,7 +143,7 @@ class PackedDataset(Dataset):
         self.errors = ErrorLog(
             folder=folder / "errors" / self.plan.fingerprint,
             policy=policy,
-            planned={name: entry.images + entry.pieces for name, entry in report.items()},
+            planned={name: entry.attempted for name, entry in report.items()},
             unmeasured={name: entry.unusable for name, entry in report.items()},
         )
 
@@ -183,6 +185,7 @@ class PackedDataset(Dataset):
             "labels": _join([part.labels for part in kept.values()]),
             "position_ids": _join([part.position_ids for part in kept.values()]),
             "pixel_values": self._no_tiles() if pack.tiles is None else pack.tiles,
+            "tiles_per_image": pack.tiles_per_image,
             "document_keys": [keys[number] for number in kept],
             "sources": [pieces[number].source for number in kept],
         }

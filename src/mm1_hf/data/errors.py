@@ -77,7 +77,8 @@ class ErrorPolicy:
             source and reason and logged with the document's key.
         budget_per_source: How much may be skipped of each source before the run stops after all: an
             integer is a number, a float a share of what the plan reads from the source (its images
-            and its pieces of documents). The default is our choice.
+            and its pieces of documents, those that could not be measured included). The default is
+            our choice.
 
     Raises:
         ValueError: If the mode is unknown or the budget is negative or a share above 1.
@@ -113,7 +114,8 @@ class ErrorLog:
     Args:
         folder: Holds the files; made at the first error.
         policy: The policy.
-        planned: For every source, how many images and pieces the plan reads from it.
+        planned: For every source, how many images and pieces the plan reads from it, and how many
+            it could not measure (`SourceReport.attempted`).
         unmeasured: For every source, how many documents the plan left out because they could not be
             measured; they count towards the budget.
 

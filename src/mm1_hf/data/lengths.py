@@ -25,6 +25,9 @@ LENGTH_DTYPES = {
 }
 
 
+_RUNS_AT_ONCE = 1 << 22
+
+
 class DocumentRuns(NamedTuple):
     """The runs of one document, or of several behind each other.
 
@@ -56,6 +59,7 @@ class DocumentLengths:
         run_is_image: bool, shape (R,).
         run_tiles: int16, shape (R,).
         fingerprint: What the numbers depend on; "" for lengths that were made up.
+        num_unmeasured_images: Images whose header could not be read; their runs have no tokens.
     """
 
     tokens: np.ndarray
@@ -65,6 +69,7 @@ class DocumentLengths:
     run_is_image: np.ndarray
     run_tiles: np.ndarray
     fingerprint: str = ""
+    num_unmeasured_images: int = 0
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -73,6 +78,17 @@ class DocumentLengths:
         """The runs of one document."""
         span = slice(int(self.offsets[document]), int(self.offsets[document + 1]))
         return DocumentRuns(self.run_tokens[span], self.run_is_image[span], self.run_tiles[span])
+
+    def unmeasured_images(self) -> np.ndarray:
+        """The document of every image that has no tokens, int64, ascending; reads all runs."""
+        if not self.num_unmeasured_images:
+            return np.empty(0, dtype=np.int64)
+        found = []
+        for first in range(0, len(self.run_tokens), _RUNS_AT_ONCE):
+            part = slice(first, first + _RUNS_AT_ONCE)
+            is_unmeasured = self.run_is_image[part] & (self.run_tokens[part] == 0)
+            found.append(first + np.flatnonzero(is_unmeasured))
+        return np.searchsorted(self.offsets, np.concatenate(found), side="right") - 1
 
     @classmethod
     def from_runs(
@@ -98,7 +114,13 @@ class DocumentLengths:
         arrays = length_arrays(runs, run_counts)
         offsets = np.concatenate([[0], np.cumsum(run_counts, dtype=np.int64)])
         del arrays["run_counts"]
-        return cls(offsets=offsets, fingerprint=fingerprint, **arrays)
+        unmeasured = int((arrays["run_is_image"] & (arrays["run_tokens"] == 0)).sum())
+        return cls(
+            offsets=offsets,
+            fingerprint=fingerprint,
+            num_unmeasured_images=unmeasured,
+            **arrays,
+        )
 
     @classmethod
     def open(
@@ -123,7 +145,12 @@ class DocumentLengths:
         require_fresh(meta, fingerprint, folder)
         names = [name for name in LENGTH_DTYPES if name != "run_counts"]
         arrays = {name: open_array(folder, name) for name in [*names, "offsets"]}
-        return cls(fingerprint=meta["fingerprint"], **arrays)
+        unreadable = meta.get("unreadable", {})
+        return cls(
+            fingerprint=meta["fingerprint"],
+            num_unmeasured_images=unreadable.get("images", 0),
+            **arrays,
+        )
 
     def save(self, folder: str | os.PathLike, *, meta: dict[str, Any] | None = None) -> None:
         """Write the lengths to a folder that `open` reads."""
@@ -132,7 +159,11 @@ class DocumentLengths:
         with ArrayFolder(folder, dtypes) as files:
             for name in dtypes:
                 files.append(name, getattr(self, name))
-            files.meta = {"fingerprint": self.fingerprint, **(meta or {})}
+            files.meta = {
+                "fingerprint": self.fingerprint,
+                "unreadable": {"images": self.num_unmeasured_images},
+                **(meta or {}),
+            }
 
 
 def length_arrays(runs: DocumentRuns, run_counts: np.ndarray) -> dict[str, np.ndarray]:

@@ -3,7 +3,7 @@
 Everything here is a pure function of the documents, the processor and the plan. What cannot be used
 is reported to the caller, who decides; an image that is left out takes its placeholders with it.
 
-Letters: L tokens of a piece with all placeholders, N tiles of a pack.
+Letters: L tokens of a piece with all placeholders, I images and N tiles of a pack.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -66,10 +66,17 @@ class PieceArrays(NamedTuple):
 
 
 class PackArrays(NamedTuple):
-    """The pieces of a pack by number, and the tiles of all, (N, 3, height, width), or None."""
+    """A pack.
+
+    Attributes:
+        pieces: The pieces by number.
+        tiles: The tiles of all, shape (N, 3, height, width), or None where there are none.
+        tiles_per_image: How many of the tiles each image has, int64, shape (I,).
+    """
 
     pieces: dict[int, PieceArrays]
     tiles: np.ndarray | None
+    tiles_per_image: np.ndarray
 
 
 class WantedImage(NamedTuple):
@@ -128,7 +135,10 @@ def materialise_pack(
         report(bad, number, image.number)
         unusable[number].append(image.number)
     finished = {number: _finish(piece, unusable[number]) for number, piece in pieces.items()}
-    return PackArrays(finished, loaded.tiles)
+    tiles_per_image = [
+        image.num_tiles for n, (_, image) in enumerate(wanted) if n not in loaded.bad
+    ]
+    return PackArrays(finished, loaded.tiles, np.array(tiles_per_image, dtype=np.int64))
 
 
 def load_images(

@@ -52,7 +52,7 @@ class Pack(NamedTuple):
 class SourceReport:
     """What a plan does with one source.
 
-    The first five count what is in the plan's packs. The others count what happened to the
+    The first six count what is in the plan's packs. The others count what happened to the
     documents on the way into them; the last window may hold documents beyond the last pack.
 
     Attributes:
@@ -61,6 +61,8 @@ class SourceReport:
         sequences: Packs that hold at least one piece of the source.
         tokens: Sequence positions, images included.
         images: Images.
+        unmeasured_images: Images of the documents that had no readable header when lengths were
+            measured; they have no tokens, and are met when the document is read.
         split: Documents cut into several pieces.
         truncated: Documents of which the end is missing.
         dropped: Documents left out because they are over the budget.
@@ -73,11 +75,20 @@ class SourceReport:
     sequences: int = 0
     tokens: int = 0
     images: int = 0
+    unmeasured_images: int = 0
     split: int = 0
     truncated: int = 0
     dropped: int = 0
     unusable: int = 0
     dropped_images: int = 0
+
+    @property
+    def attempted(self) -> int:
+        """Images and documents, or pieces of them, that are read or could not be measured.
+
+        Everything that counts towards an error budget is among them.
+        """
+        return self.images + self.pieces + self.unmeasured_images + self.unusable
 
 
 class PackBatch(NamedTuple):

@@ -16,7 +16,7 @@ from mm1_hf.data.planner import Budgets, Planner
 __all__ = ["Pack", "PackPlan", "Piece", "SourceReport", "plan_packs"]
 
 # Goes up when the same inputs would give another plan.
-_FORMAT = 1
+_FORMAT = 2
 _LARGEST_SOURCE = 2**32 - 1
 
 

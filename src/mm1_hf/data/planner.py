@@ -7,12 +7,12 @@ Letters: P packs, Q pieces of documents.
 """
 
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import numpy as np
 
-from mm1_hf.data.best_fit import OverBudget, cut_document, pack_window
+from mm1_hf.data.best_fit import OverBudget, cut_document, cut_text, pack_window
 from mm1_hf.data.lengths import DocumentLengths
 from mm1_hf.data.mixture import Mixture, TokenOrder
 from mm1_hf.data.pack_plan import PackBatch, SourceReport
@@ -49,6 +49,7 @@ class Planner:
         self.budgets = budgets
         self.window = window
         self.report = {leaf.name: SourceReport() for leaf in mixture.leaves}
+        self._unmeasured = [own.unmeasured_images() for own in lengths]
 
     def packs(self, num_packs: int | None, num_documents: int | None) -> Iterator[PackBatch]:
         """Packs until there are enough, or until the documents are used up."""
@@ -186,8 +187,11 @@ class Planner:
             own = self.lengths[number]
             begin, end = int(own.offsets[index]), int(own.offsets[index + 1])
             if num_images == 0 and end - begin == 1:  # plain text, by far the most frequent
-                last = size if policy == "split" else length
-                pieces = [(at, min(at + length, last), 0) for at in range(0, last, length)]
+                sizes = [length]
+                if policy == "split":
+                    sizes = cut_text(size, room=length, sequence_length=length)
+                edges = [0, *accumulate(sizes)]
+                pieces = [(*span, 0) for span in pairwise(edges)]
             else:
                 runs = own.run_tokens[begin:end].tolist(), own.run_is_image[begin:end].tolist()
                 pieces, lost = cut_document(
@@ -210,6 +214,13 @@ class Planner:
         self._add("pieces", batch.leaf)
         self._add("tokens", batch.leaf, batch.stop - batch.start)
         self._add("images", batch.leaf, batch.piece_images)
+        for number, places in enumerate(self._unmeasured):
+            if len(places):
+                document = batch.document[batch.begins & (batch.leaf == number)]
+                ends = (np.searchsorted(places, document, side) for side in ("left", "right"))
+                before, behind = ends
+                report = self.report[self.mixture.leaves[number].name]
+                report.unmeasured_images += int((behind - before).sum())
         num_leaves = len(self.lengths)
         pack = np.repeat(np.arange(len(batch.pieces)), batch.pieces)
         met = np.unique(pack * num_leaves + batch.leaf)

@@ -60,7 +60,7 @@ $packs
 _LEGEND = """<ul class="legend">
 <li><i class="key loss"></i><mark>text with loss</mark>: the model has to predict it</li>
 <li><i class="key free"></i><span class="free">text without loss</span></li>
-<li><i class="key image"></i>image tokens, beside the tile they stand for</li>
+<li><i class="key image"></i>image tokens; every image is shown with its tiles</li>
 <li><i class="key unused"></i>unused slots</li>
 <li><span class="chip">⟨s⟩</span> special token, underlined if it carries loss</li>
 </ul>"""
@@ -228,11 +228,12 @@ def _render_pack(view: PackView, plan: PackPlan, processor: "MM1Processor") -> s
     tiles = tile_pictures(item["pixel_values"], processor.image_processor)
     per_tile = processor.num_image_tokens
     placeholders = sum(document.tokens_of("image") for document in documents)
-    if placeholders != len(tiles) * per_tile:
+    if placeholders != len(tiles) * per_tile or item["tiles_per_image"].sum() != len(tiles):
         raise ValueError(
-            f"Pack {view.number} has {placeholders} image placeholders and {len(tiles)} tiles, but "
-            f"{per_tile} placeholders per tile are expected. View it with the processor it was "
-            "made with."
+            f"Pack {view.number} has {placeholders} image placeholders and {len(tiles)} tiles, "
+            f"{item['tiles_per_image'].sum()} of them in images, but {per_tile} placeholders per "
+            "tile and all tiles in images are expected. View it with the processor it was made "
+            "with."
         )
     size, budget = len(item["input_ids"]), plan.sequence_length
     num_loss = int((item["labels"] != IGNORED).sum())
@@ -244,10 +245,9 @@ def _render_pack(view: PackView, plan: PackPlan, processor: "MM1Processor") -> s
         f"{_number(num_loss, 'token')} with loss",
         _number(budget - size, "unused slot"),
     ]
-    cards, left = [], iter(enumerate(tiles))
-    for document in documents:
-        own = islice(left, document.tokens_of("image") // per_tile)
-        cards.append(_render_document(document, own, per_tile))
+    left = iter(tiles)
+    images = iter([list(islice(left, count)) for count in item["tiles_per_image"]])
+    cards = [_render_document(document, images, per_tile) for document in documents]
     if not documents:
         cards = ['<p class="note">Nothing is left of this pack.</p>']
     return "\n".join(
@@ -307,7 +307,7 @@ def _colour(run: Run) -> str:
     return "loss" if run.loss else "free"
 
 
-def _render_document(document: _Document, tiles: Iterator[tuple[int, str]], per_tile: int) -> str:
+def _render_document(document: _Document, images: Iterator[list[str]], per_tile: int) -> str:
     stop = document.start + document.runs[-1].stop
     with_loss = sum(run.stop - run.start for run in document.runs if run.loss)
     num_tiles = document.tokens_of("image") // per_tile
@@ -324,27 +324,39 @@ def _render_document(document: _Document, tiles: Iterator[tuple[int, str]], per_
             f'<article><header><h3><span class="source">{_escape(document.source)}</span> '
             f"<code>{_escape(document.key)}</code></h3>"
             f'<p class="facts">{" · ".join(facts)}</p></header>',
-            *_render_runs(document.runs, tiles, per_tile),
+            *_render_runs(document.runs, images, per_tile),
             "</article>",
         ]
     )
 
 
-def _render_runs(
-    runs: Iterable[Run], tiles: Iterator[tuple[int, str]], per_tile: int
-) -> Iterator[str]:
+def _render_runs(runs: Iterable[Run], images: Iterator[list[str]], per_tile: int) -> Iterator[str]:
+    """Runs of a document; takes its images, as lists of tiles, from those of the pack."""
+    number = 0
     for is_image, group in groupby(runs, key=lambda run: run.kind == "image"):
         if is_image:
-            count = sum(run.stop - run.start for run in group) // per_tile
-            figures = (
-                f'<figure tabindex="0"><img src="{picture}" alt="tile {number} of the pack">'
-                f"<figcaption>⟨{_number(per_tile, 'image token')}⟩</figcaption></figure>"
-                for number, picture in islice(tiles, count)
-            )
-            yield f'<div class="tiles">{"".join(figures)}</div>'
+            left = sum(run.stop - run.start for run in group) // per_tile
+            while left > 0:
+                tiles = next(images)
+                number += 1
+                left -= len(tiles)
+                yield _render_image(tiles, number, per_tile)
         else:
             # dir: the text's own direction, as its first letter says.
             yield f'<p class="text" dir="auto">{"".join(map(_render_text, group))}</p>'
+
+
+def _render_image(tiles: Sequence[str], number: int, per_tile: int) -> str:
+    name = f"image {number}"
+    figures = (
+        f'<img src="{picture}" tabindex="0" alt="tile {nth} of {len(tiles)} of {name}">'
+        for nth, picture in enumerate(tiles, start=1)
+    )
+    tokens = _number(len(tiles) * per_tile, "image token")
+    return (
+        f'<figure><div class="tiles">{"".join(figures)}</div>'
+        f"<figcaption>{name}: {_number(len(tiles), 'tile')}, ⟨{tokens}⟩</figcaption></figure>"
+    )
 
 
 def _render_text(run: Run) -> str:

@@ -57,11 +57,11 @@ mark { color: inherit; background: var(--loss-back); text-decoration: underline 
 .free { color: var(--muted); }
 .chip { border: 1px solid currentColor; border-radius: .25rem; padding: 0 .3em; font-size: .8em;
   font-family: ui-monospace, "DejaVu Sans Mono", monospace; white-space: nowrap; }
-.tiles { display: flex; flex-wrap: wrap; gap: .6rem; margin: .5rem 0 0; }
-figure { margin: 0; border-left: 4px solid var(--image); padding-left: .4rem; max-width: 100%; }
-figure img { display: block; height: 9rem; max-width: 100%; object-fit: contain; }
-figure img[src^="data:image/png"] { image-rendering: pixelated; }
-figure:focus img { height: auto; width: 24rem; }
+figure { margin: .5rem 0 0; border-left: 4px solid var(--image); padding-left: .4rem; }
+.tiles { display: flex; flex-wrap: wrap; gap: .4rem; }
+.tiles img { display: block; height: 9rem; max-width: 100%; object-fit: contain; }
+.tiles img[src^="data:image/png"] { image-rendering: pixelated; }
+.tiles img:focus { height: auto; width: 24rem; }
 figcaption { font-size: .8rem; color: var(--muted); }
 .note { background: var(--note); border-radius: .4rem; padding: .4rem .8rem; font-size: .875rem;
   overflow-wrap: anywhere; }
