@@ -1,16 +1,20 @@
+import copy
+import pickle
+from itertools import chain
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from accelerate.utils import send_to_device
 
-from mm1_hf.data.collators import IGNORED, MM1Collator
+from mm1_hf.data.collators import IGNORED, MM1Collator, PackedBatch, PackOrigin, PieceOrigin
 
 PAD = 7
 PROCESSOR = SimpleNamespace(tokenizer=SimpleNamespace(pad_token_id=PAD), image_token_id=3)
 
 
-def make_pack(*lengths: int, tiles: int = 0, dtype=np.uint8) -> dict:
+def make_pack(*lengths: int, tiles: int = 0, dtype=np.uint8, sources=None) -> dict:
     """A pack of documents of the given lengths."""
     total = sum(lengths)
     return {
@@ -19,7 +23,7 @@ def make_pack(*lengths: int, tiles: int = 0, dtype=np.uint8) -> dict:
         "position_ids": np.concatenate([np.arange(n) for n in lengths] or [np.zeros(0, int)]),
         "pixel_values": np.full((tiles, 3, 2, 2), total, dtype=dtype),
         "document_keys": [f"key-{n}" for n in lengths],
-        "sources": ["web"] * len(lengths),
+        "sources": sources or ["web"] * len(lengths),
     }
 
 
@@ -105,3 +109,55 @@ def test_padding_must_not_look_like_an_image(pad_token_id):
     tokenizer = SimpleNamespace(pad_token_id=pad_token_id)
     with pytest.raises(ValueError, match="pad token"):
         MM1Collator(SimpleNamespace(tokenizer=tokenizer, image_token_id=3))
+
+
+def make_origin(*pieces: tuple[str, str, int, int], **more) -> PackOrigin:
+    tokens = sum(piece[2] for piece in pieces)
+    return PackOrigin(pieces=tuple(PieceOrigin(*piece) for piece in pieces), tokens=tokens, **more)
+
+
+def test_a_batch_says_beside_its_tensors_where_its_tokens_come_from():
+    packs = [
+        make_pack(3, 2, sources=["web", "books"]) | {"index": 8, "tiles_per_image": [2, 1, 1]},
+        make_pack(4),
+    ]
+    packs[0]["labels"][[0, 3]] = IGNORED
+    batch = MM1Collator(PROCESSOR)(packs)
+    assert batch.origins == (
+        make_origin(("web", "key-3", 3, 2), ("books", "key-2", 2, 1), index=8, images=3),
+        make_origin(("web", "key-4", 4, 4)),
+    )
+
+
+def test_what_is_said_beside_survives_workers_pinning_and_accelerate():
+    batch = MM1Collator(PROCESSOR, varlen=True)([make_pack(3, 2, tiles=1)])
+    for again in (
+        pickle.loads(pickle.dumps(batch)),
+        copy.copy(batch),
+        send_to_device(batch, "cpu"),
+    ):
+        assert type(again) is PackedBatch
+        assert again.origins == batch.origins
+        assert set(again) == set(batch)
+        assert all(np.array_equal(again[name], batch[name]) for name in batch)
+
+
+@pytest.mark.parametrize("varlen", [False, True])
+@pytest.mark.parametrize("length", [None, 8])
+def test_every_token_knows_its_source_and_padding_has_none(varlen, length):
+    pad_to = {} if length is None else {"pad_to": "sequence_length", "sequence_length": length}
+    packs = [make_pack(3, 2, sources=["web", "books"]), make_pack(), make_pack(4, sources=["far"])]
+    ids = MM1Collator(PROCESSOR, varlen=varlen, **pad_to)(packs).source_ids(["books", "web"])
+    told = [[1, 1, 1, 0, 0], [], [-1] * 4]
+    if varlen and length is None:
+        assert ids.tolist() == [list(chain(*told))]
+        return
+    width = length or 5
+    rows = [row + [-1] * (width - len(row)) for row in told]
+    assert ids.tolist() == ([list(chain(*rows))] if varlen else rows)
+
+
+def test_packs_that_do_not_say_where_they_come_from_make_a_batch_all_the_same():
+    pack = {name: entry for name, entry in make_pack(3).items() if name != "sources"}
+    (origin,) = MM1Collator(PROCESSOR)([pack]).origins
+    assert (origin.pieces, origin.tokens) == ((), 3)

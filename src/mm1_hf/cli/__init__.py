@@ -9,8 +9,12 @@ from types import ModuleType
 # Verb, and what it is for. A verb's module has `add_arguments(parser)` and `run(arguments)`; it is
 # imported only when its verb is used, so that `mm1 --help` answers at once.
 VERBS = {
+    "convert": "turn other checkpoints (CLIP, SigLIP, Llama, LLaVA …) into parts of MM1, and back",
     "demo": "train a small MM1 to read handwritten digits, in minutes, and test it",
     "generate": "answer a prompt about pictures with a trained model",
+    "plan": "say what a run takes: memory, days, money",
+    "pretrain": "pre-train a model by one of the paper's recipes, or one of yours",
+    "sft": "fine-tune a model by one of the paper's recipes, or one of yours",
     "view": "write packs of training data as a page to look at",
 }
 

@@ -4,12 +4,17 @@ A batch never carries an attention mask: transformers finds the documents of a p
 restarting positions, and only where no mask is given. So padding is one more document at the end of
 a row.
 
+Where its tokens come from travels beside the tensors and not among them (`PackedBatch.origins`), so
+that a stock `Trainer` passes to the model what the model takes, and nothing else.
+
 Letters: B packs of a batch, L tokens of its rows, N tiles of the batch, S documents (with padding).
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, TypedDict, get_args
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
+import numpy as np
 import torch
 
 if TYPE_CHECKING:
@@ -24,17 +29,80 @@ PAD_TOS: tuple[str, ...] = get_args(PadTo)
 IGNORED = -100
 
 
-class PackedBatch(TypedDict, total=False):
-    """What a model's forward takes; `total=False` because pixels and lengths come where needed."""
+class PieceOrigin(NamedTuple):
+    """Where a document, or a piece of one, in a pack comes from, and what it counts.
 
-    input_ids: torch.Tensor
-    labels: torch.Tensor
-    position_ids: torch.Tensor
-    pixel_values: torch.Tensor
-    cu_seq_lens_q: torch.Tensor
-    cu_seq_lens_k: torch.Tensor
-    max_length_q: int
-    max_length_k: int
+    Attributes:
+        source: Name of its source.
+        key: Its key in the source.
+        tokens: Its tokens, images included.
+        targets: Its tokens that carry a loss.
+    """
+
+    source: str
+    key: str
+    tokens: int
+    targets: int
+
+
+@dataclass(frozen=True)
+class PackOrigin:
+    """Where a pack comes from.
+
+    Attributes:
+        pieces: Its documents and pieces of documents, in order.
+        tokens: Its tokens, without padding.
+        index: Its index in the dataset, where that says so.
+        images: Its images, where the dataset says so.
+    """
+
+    pieces: tuple[PieceOrigin, ...]
+    tokens: int
+    index: int | None = None
+    images: int | None = None
+
+
+class PackedBatch(dict[str, Any]):
+    """The arguments of a model's forward, with `origins` beside them.
+
+    `origins` has an entry for each pack, in the order of the rows. It survives worker processes,
+    pinning and accelerate's transfer to a device; what a `Trainer` makes of the batch afterwards
+    has none.
+    """
+
+    def __init__(self, entries: Any = (), *, origins: tuple[PackOrigin, ...] = ()):
+        super().__init__(entries)
+        self.origins = origins
+
+    def to(self, device: torch.device | str | int, *, non_blocking: bool = False) -> "PackedBatch":
+        """The batch with its tensors on a device; accelerate calls this."""
+        moved = {
+            name: entry.to(device, non_blocking=non_blocking)
+            if isinstance(entry, torch.Tensor)
+            else entry
+            for name, entry in self.items()
+        }
+        return PackedBatch(moved, origins=self.origins)
+
+    def source_ids(self, names: Sequence[str]) -> torch.Tensor:
+        """The source of every token, as its place in `names`; -1 for padding and other sources.
+
+        Returns:
+            int64 of the shape of `input_ids`, on the CPU.
+        """
+        shape = self["input_ids"].shape
+        joined = shape.numel() == sum(origin.tokens for origin in self.origins)
+        length = 0 if joined else shape.numel() // len(self.origins)
+        place = {name: number for number, name in enumerate(names)}
+        rows = []
+        for origin in self.origins:
+            ids = torch.tensor([place.get(piece.source, -1) for piece in origin.pieces])
+            counts = torch.tensor([piece.tokens for piece in origin.pieces])
+            row = torch.full((max(length, origin.tokens),), -1, dtype=torch.int64)
+            if origin.pieces:
+                row[: origin.tokens] = ids.repeat_interleave(counts)
+            rows.append(row)
+        return torch.cat(rows).reshape(shape)
 
 
 class MM1Collator:
@@ -42,7 +110,8 @@ class MM1Collator:
 
     The batch holds `input_ids`, `labels` and `position_ids` of shape (B, L), int64, and
     `pixel_values` of shape (N, 3, height, width) in reading order, of the packs' dtype; a batch
-    without images has no `pixel_values` (in training the model then sees a dummy tile).
+    without images has no `pixel_values` (in training the model then sees a dummy tile). Its
+    `origins` say, pack by pack, which documents of which sources it holds.
 
     Args:
         processor: Gives the token that pads.
@@ -93,11 +162,12 @@ class MM1Collator:
                 dtype or size.
         """
         length = self._row_length(packs)
-        batch: PackedBatch = {
+        tensors = {
             "input_ids": self._join(packs, "input_ids", fill=self.pad_token_id, length=length),
             "labels": self._join(packs, "labels", fill=IGNORED, length=length),
             "position_ids": self._join(packs, "position_ids", fill=None, length=length),
         }
+        batch = PackedBatch(tensors, origins=tuple(_origin(pack) for pack in packs))
         if self.varlen:
             batch.update(_lengths_of_documents(batch["position_ids"]))
         tiles = [pack["pixel_values"] for pack in packs if len(pack["pixel_values"])]
@@ -139,7 +209,27 @@ class MM1Collator:
         return joined.reshape(1, -1) if self.varlen else joined
 
 
-def _lengths_of_documents(position_ids: torch.Tensor) -> PackedBatch:
+def _origin(pack: "PackItem") -> PackOrigin:
+    """What the pack says about itself; a document begins where positions restart at 0."""
+    labels = np.asarray(pack["labels"])
+    if "sources" not in pack:  # a Trainer with remove_unused_columns=True takes it away
+        return PackOrigin(pieces=(), tokens=len(labels))
+    starts = np.flatnonzero(np.asarray(pack["position_ids"]) == 0)
+    tokens = np.diff(starts, append=len(labels))
+    targets = np.add.reduceat(labels != IGNORED, starts, dtype=np.int64) if len(starts) else starts
+    rows = zip(
+        pack["sources"], pack["document_keys"], tokens.tolist(), targets.tolist(), strict=True
+    )
+    tiles_per_image = pack.get("tiles_per_image")
+    return PackOrigin(
+        pieces=tuple(PieceOrigin(*row) for row in rows),
+        tokens=len(labels),
+        index=pack.get("index"),
+        images=None if tiles_per_image is None else len(tiles_per_image),
+    )
+
+
+def _lengths_of_documents(position_ids: torch.Tensor) -> dict[str, Any]:
     """Where documents end, from positions of shape (1, L)."""
     starts = (position_ids[0] == 0).nonzero().flatten()
     cumulative = torch.cat([starts, starts.new_tensor([position_ids.shape[1]])]).to(torch.int32)

@@ -35,7 +35,8 @@ class PackItem(TypedDict):
     `input_ids`, `labels` and `position_ids` are int64 of shape (L,); `pixel_values` is uint8 or
     float32 of shape (N, 3, height, width), and `tiles_per_image`, int64 of shape (I,), says how
     many of the tiles each image has. `document_keys` and `sources` say, for each piece, where it
-    comes from; a piece begins where `position_ids` is 0.
+    comes from; a piece begins where `position_ids` is 0. `index` is the pack's place in the
+    dataset.
     """
 
     input_ids: np.ndarray
@@ -45,6 +46,7 @@ class PackItem(TypedDict):
     tiles_per_image: np.ndarray
     document_keys: list[str]
     sources: list[str]
+    index: int
 
 
 class PackedDataset(Dataset):
@@ -188,6 +190,7 @@ class PackedDataset(Dataset):
             "tiles_per_image": pack.tiles_per_image,
             "document_keys": [keys[number] for number in kept],
             "sources": [pieces[number].source for number in kept],
+            "index": index,
         }
 
     def _lengths_of(self, name: str) -> DocumentLengths:

@@ -5,11 +5,10 @@
 3. `finetune`: everything unfrozen, on conversations about large canvases.
 """
 
-import math
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import nn
@@ -31,6 +30,8 @@ from mm1_hf.model.image_processing_mm1 import MM1ImageProcessor
 from mm1_hf.model.modeling_mm1 import MM1ForConditionalGeneration
 from mm1_hf.model.processing_mm1 import MM1Processor
 from mm1_hf.model.vision_mm1 import MM1VisionModel
+from mm1_hf.training.laws import learning_rate, weight_decay
+from mm1_hf.training.parameters import non_embedding_parameters, parameter_groups
 
 # Share of the learning rate that the encoder gets inside the composed model (our choice). At the
 # full rate the noise of the first steps wiped out what it had learned.
@@ -79,14 +80,6 @@ class ProgressBar(ProgressCallback):
             self.training_bar.set_postfix(loss=f"{float(logs['loss']):.2f}")
 
 
-def paper_learning_rate(num_parameters: int) -> float:
-    """Peak learning rate of pre-training for a decoder of `num_parameters` without embeddings.
-
-    Source: MM1, arXiv 2403.09611, section 3.3: exp(-0.4214 ln N - 0.5535).
-    """
-    return math.exp(-0.4214 * math.log(num_parameters) - 0.5535)
-
-
 def train_encoder(
     painter: Painter, tokenizer: PreTrainedTokenizerFast, schedule: Schedule, *, seed: int
 ) -> TrainedEncoder:
@@ -116,9 +109,7 @@ def pretrain(
     """Pre-train on MM1's mixture of captions, interleaved documents and text."""
     rate = schedule.learning_rate
     if rate is None:
-        decoder = model.model.language_model
-        embeddings = sum(weight.numel() for weight in decoder.get_input_embeddings().parameters())
-        rate = paper_learning_rate(decoder.num_parameters() - embeddings)
+        rate = learning_rate(non_embedding_parameters(model))
     return _train(
         model,
         _dataset(PretrainingDocuments(painter), schedule, seed=seed),
@@ -199,9 +190,13 @@ def _train(
 def _optimizer(model: nn.Module, rate: float) -> torch.optim.Optimizer:
     """AdamW with MM1's settings; an encoder inside a composed model learns at a lower rate.
 
-    Source: MM1, arXiv 2403.09611, section 3.3 (decay 0.1 of the rate, which PyTorch multiplies in).
+    Source: MM1, arXiv 2403.09611, section 3.3. That everything decays is our choice.
     """
-    encoder = [p for name, p in model.named_parameters() if ".vision_tower." in name]
-    others = [p for name, p in model.named_parameters() if ".vision_tower." not in name]
-    groups = [{"params": others}, {"params": encoder, "lr": ENCODER_SHARE_OF_RATE * rate}]
-    return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95), weight_decay=0.1)
+    groups = parameter_groups(
+        model,
+        learning_rate=rate,
+        weight_decay=weight_decay(rate),
+        rate_scales={"vision_tower": ENCODER_SHARE_OF_RATE},
+        decay="all",
+    )
+    return torch.optim.AdamW(cast(list[dict[str, Any]], groups), lr=rate, betas=(0.9, 0.95))
