@@ -7,14 +7,15 @@ from typing import Any
 from transformers import Trainer, TrainingArguments
 
 from mm1_hf.data import MM1Collator, PackedDataset
+from mm1_hf.data.dataset import PackItem
 from mm1_hf.training.trainer import MM1Trainer
 
 from ..data import small_corpus as corpus
 
 
 @cache
-def packs(folder: Path) -> list[dict]:
-    """Sixteen packs, which know their index."""
+def packs(folder: Path) -> list[PackItem]:
+    """Sixteen packs."""
     corpus.write_corpus(folder / "corpus")
     dataset = PackedDataset(
         corpus.open_mixture(folder / "corpus"),
@@ -24,7 +25,7 @@ def packs(folder: Path) -> list[dict]:
         sequence_length=corpus.SEQUENCE_LENGTH,
         max_images=8,
     )
-    return [{**dataset[index], "index": index} for index in range(len(dataset))]
+    return [dataset[index] for index in range(len(dataset))]
 
 
 def arguments(folder: Path, **changes: Any) -> TrainingArguments:
@@ -46,7 +47,7 @@ def arguments(folder: Path, **changes: Any) -> TrainingArguments:
 
 
 def trainer(
-    rows: list[dict], folder: Path, kind: type[Trainer] = MM1Trainer, **changes: Any
+    rows: list[PackItem], folder: Path, kind: type[Trainer] = MM1Trainer, **changes: Any
 ) -> Trainer:
     """A trainer; fields of `TrainingArguments` under `args`."""
     processor = corpus.make_processor()

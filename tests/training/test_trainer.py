@@ -10,6 +10,7 @@ from transformers import Trainer
 
 from mm1_hf.data.collators import IGNORED, MM1Collator, PackedBatch, PackOrigin, PieceOrigin
 from mm1_hf.planning.flops import training_flops
+from mm1_hf.training.flop_meter import FlopMeter
 from mm1_hf.training.metrics import TrainingMeter, rates_beside
 from mm1_hf.training.parameters import parameter_groups
 from mm1_hf.training.trainer import MM1Trainer
@@ -126,6 +127,16 @@ def test_operations_count_tiles_and_documents_and_no_padding(rows, tmp_path):
     log = run.state.log_history[0]
     assert 0 < log["mfu"] < 1
     assert log["images_per_second"] == log["tiles_per_second"] > 0
+
+
+def test_larger_tiles_count_at_their_size():
+    meter = FlopMeter(corpus.make_model(corpus.make_processor()))
+    batch = {"input_ids": torch.zeros(1, 8, dtype=torch.long)}
+    small, large = (
+        meter(batch | {"pixel_values": torch.zeros(1, 3, side, side)})
+        for side in (corpus.SIDE, 2 * corpus.SIDE)
+    )
+    assert large > small > meter(batch)
 
 
 def test_a_frozen_tower_costs_no_backward(rows, tmp_path):

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from mm1_hf.data.collators import IGNORED, PackedBatch
-from mm1_hf.planning.flops import flop_model
+from mm1_hf.planning.flops import FlopModel, flop_model
 from mm1_hf.planning.parameters import part_modules
 
 logger = logging.getLogger(__name__)
@@ -29,7 +29,9 @@ class FlopMeter:
     """
 
     def __init__(self, model: Any):
-        self._cost = flop_model(model.config)
+        self._config = model.config
+        # By size of the tiles; None means the tower's own.
+        self._costs: dict[tuple[int, int] | None, FlopModel] = {None: flop_model(model.config)}
         self._frozen = [
             name
             for name, part in part_modules(model).items()
@@ -49,9 +51,13 @@ class FlopMeter:
             pieces = [piece for origin in batch.origins for piece in origin.pieces]
             lengths = [piece.tokens for piece in pieces]
             targets = sum(piece.targets for piece in pieces)
-        return self._cost.training(
+        tiles = batch.get("pixel_values", ())
+        size = (int(tiles.shape[-2]), int(tiles.shape[-1])) if len(tiles) else None
+        if size not in self._costs:
+            self._costs[size] = flop_model(self._config, tile_size=size)
+        return self._costs[size].training(
             num_tokens=sum(lengths),
-            num_tiles=len(batch.get("pixel_values", ())),
+            num_tiles=len(tiles),
             num_supervised=int(targets),
             document_lengths=lengths,
             frozen=self._frozen,
