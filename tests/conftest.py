@@ -40,6 +40,14 @@ def _fixed_seed() -> None:
     np.random.seed(0)
 
 
+@pytest.fixture(scope="session")
+def make_tokenizer():
+    """`make_tokenizer(kind)` makes a new small tokenizer; see `small_tokenizers`."""
+    from .small_tokenizers import SmallTokenizers  # imports transformers, which few tests need
+
+    return SmallTokenizers()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if torch.cuda.is_available():
         return

@@ -14,6 +14,8 @@ import pytest
 # transformers itself requires tokenizers, so it is there wherever the model loads.
 THIRD_PARTIES = {"torch", "transformers", "tokenizers", "huggingface_hub", "numpy", "PIL"}
 STEM = re.compile(r"^[a-z_]+_mm1$")
+# Used where they are installed, each inside of `try`, which is where transformers does not ask.
+OPTIONAL = {"simplejpeg"}
 # What transformers' scanner takes for a relative import, wherever it stands.
 LOOKS_RELATIVE = re.compile(r"^\s*(?:from|import)\s+\.")
 
@@ -57,7 +59,7 @@ def test_travellers_import_each_other_only_by_file_and_name(travellers, package)
 
 
 def test_travellers_need_only_what_every_reader_of_a_checkpoint_has(travellers):
-    allowed = THIRD_PARTIES | set(sys.stdlib_module_names)
+    allowed = THIRD_PARTIES | OPTIONAL | set(sys.stdlib_module_names)
     foreign = []
     for path, tree in travellers.items():
         for node in _imports(tree):
@@ -69,6 +71,17 @@ def test_travellers_need_only_what_every_reader_of_a_checkpoint_has(travellers):
                 f"{path}:{node.lineno} {n}" for n in names if n.split(".")[0] not in allowed
             ]
     assert not foreign, f"allowed are {sorted(THIRD_PARTIES)} and the standard library: {foreign}"
+
+
+def test_what_is_optional_is_imported_inside_of_try(travellers):
+    tried, found = set(), set()
+    for tree in travellers.values():
+        for node in ast.walk(tree):
+            imports = node.body if isinstance(node, ast.Try) else []
+            tried |= {a.name for n in imports if isinstance(n, ast.Import) for a in n.names}
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names if alias.name in OPTIONAL}
+    assert found <= tried, f"these would be required of every reader: {found - tried}"
 
 
 def test_nothing_but_an_import_looks_like_a_relative_import(travellers, package):

@@ -9,11 +9,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from mm1_hf.model import image_processing_mm1
-from mm1_hf.model.decoding_mm1 import ImageError, read_image_size
+from mm1_hf.model import decoding_mm1, image_processing_mm1
+from mm1_hf.model.decoding_mm1 import ImageError, open_image, read_image_size, to_rgb
 from mm1_hf.model.image_processing_mm1 import MM1ImageProcessor, MM1ImageProcessorPil
 from mm1_hf.model.tiling_mm1 import RESIZE_POLICIES, TILINGS
 
@@ -84,10 +84,11 @@ def test_extreme_shapes_stay_small_in_memory_and_keep_their_colour(monkeypatch, 
     resize_once = image_processing_mm1._interpolate
     monkeypatch.setattr(image_processing_mm1, "_interpolate", interpolate)
     image = Image.new("RGB", (width, height), (10, 200, 30))
-    for policy in ("stretch", "crop"):
-        tiles = pixels(image, tiling="static", resize_policy=policy)
+    for tiling, policy in (("static", "stretch"), ("static", "crop"), ("dynamic", "pad")):
+        tiles = pixels(image, tiling=tiling, resize_policy=policy, pad_color=(10, 200, 30))
         assert (tiles == torch.tensor([10, 200, 30])[:, None, None]).all()
-    assert max(areas) <= 56 * max(height, width) + 56 * 56
+    # 28 pixels along the short side of a dynamic grid, which may be nine tiles long
+    assert max(areas) <= 9 * 28 * max(height, width) + 9 * 28 * 28
 
 
 def test_static_tiling_is_the_overview_then_the_quarters():
@@ -97,6 +98,40 @@ def test_static_tiling_is_the_overview_then_the_quarters():
     quarters = [whole[:, t : t + 28, left : left + 28] for t in (0, 28) for left in (0, 28)]
     assert torch.equal(tiles[1:], torch.stack(quarters))
     assert torch.equal(tiles[:1], pixels(image))
+
+
+def test_dynamic_tiling_is_the_grid_then_the_overview():
+    image = make_photo(56, 84)  # on a grid of 2 x 3 tiles without resizing
+    tiles = pixels(image, tiling="dynamic")
+    whole = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    cut = [whole[:, t : t + 28, left : left + 28] for t in (0, 28) for left in (0, 28, 56)]
+    assert torch.equal(tiles[:-1], torch.stack(cut))
+    assert torch.equal(tiles[-1:], pixels(image, resize_policy="pad"))
+
+
+def test_an_image_without_tiles_is_its_overview():
+    image = make_photo(50, 90)
+    for tiling, place in (("static", 0), ("dynamic", -1)):
+        tiles = pixels(image, tiling=tiling)
+        assert torch.equal(pixels(image, tiling=tiling, max_tiles=1)[0], tiles[place])
+
+
+def test_dynamic_tiling_leaves_samples_of_three_images_whole():
+    image = make_photo(50, 90)
+    processor = make_processor(tiling="dynamic")
+    pair, three = [image] * 2, [image] * 3
+    assert processor([pair, three, [], [image]])["num_tiles"] == [7, 7, 1, 1, 1, 7]
+    assert processor([three], max_split_images=3)["num_tiles"] == [7] * 3
+    assert processor([three], max_tiles=[[9, 1, 4]])["num_tiles"] == [7, 1, 5]
+    assert processor(three)["num_tiles"] == [7] * 3  # a flat list: each is alone
+    assert processor(three, max_tiles=[1, 4, 9])["num_tiles"] == [1, 5, 7]
+    assert processor([pair, [image]])["image_numbers"] == [0, 1, 0]
+    with pytest.raises(ValueError, match="max_tiles has 2 numbers, but there are 3 images"):
+        processor(three, max_tiles=[1, 4])
+    with pytest.raises(
+        ValueError, match=r"lists of \[1, 2\] numbers, but the samples have \[2, 1\]"
+    ):
+        processor([pair, [image]], max_tiles=[[1], [1, 1]])
 
 
 def test_size_need_not_be_square():
@@ -189,6 +224,7 @@ def test_every_kind_of_input_makes_the_same_pixels(tmp_path):
         "torch channels last": torch.from_numpy(array),
         "int64": array.astype(np.int64),
         "big-endian uint16": array.astype(">u2") * 257,
+        "mirrored twice": array[::-1, ::-1].copy()[::-1, ::-1],
         "float 0 to 1": array / 255,
         "float 0 to 255": array.astype(np.float32),
         "float16 tensor": torch.from_numpy(array / 255).half(),
@@ -288,6 +324,34 @@ def test_exif_orientation_is_applied(orientation):
     assert read_image_size(data) == (28, 56)
 
 
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_jpeg_is_the_same_from_every_decoder(monkeypatch, tmp_path, orientation, fast):
+    image = make_photo(61, 90)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(image, format="JPEG", quality=85, exif=exif.tobytes())
+    expected = np.array(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
+    if not fast:
+        monkeypatch.setattr(decoding_mm1, "simplejpeg", None)
+    elif decoding_mm1.simplejpeg is None:
+        pytest.skip("simplejpeg is not installed")
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(data)
+    opened = Image.open(path)
+    loaded = Image.open(io.BytesIO(data))
+    loaded.load()
+    for form in (data, path, opened, loaded):
+        made = to_rgb(open_image(form, "it"), name="it").permute(1, 2, 0).numpy()
+        assert np.abs(made.astype(int) - expected).max() <= 1
+
+
+def test_a_changed_picture_is_not_read_from_its_file_again():
+    opened = Image.open(io.BytesIO(encode(make_photo(28, 28), format="JPEG")))
+    opened.paste((1, 2, 3), (0, 0, 28, 28))
+    assert (pixels(opened)[0] == torch.tensor([1, 2, 3])[:, None, None]).all()
+
+
 @pytest.mark.parametrize("file_format", ["GIF", "PNG", "WEBP"])
 def test_animations_give_their_first_frame(file_format):
     frames = [Image.new("RGB", (28, 28), colour) for colour in ("red", "blue")]
@@ -375,7 +439,9 @@ def test_arrays_of_four_axes_are_lists():
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"tiling": "2x2"}, "tiling is '2x2', but it must be one of: 'none', 'static'"),
+        ({"tiling": "2x2"}, "tiling is '2x2', but it must be one of: 'none', 'static', 'dynamic'"),
+        ({"max_tiles": 0}, "max_tiles is 0, but it must be at least 1"),
+        ({"min_tiles": 0}, "min_tiles is 0"),
         ({"resize_policy": "fit"}, "resize_policy is 'fit'"),
         ({"pad_place": "left"}, "pad_place is 'left'"),
         ({"pad_color": (0, 0)}, "three numbers from 0 to 255"),

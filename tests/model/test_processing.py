@@ -2,57 +2,28 @@
 
 import re
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
-from tokenizers import AddedToken, normalizers
 from transformers import AutoImageProcessor, AutoProcessor, LlamaTokenizer
 
 import mm1_hf  # noqa: F401  registers the Auto classes
-from mm1_hf import MM1Config, MM1ImageProcessor, MM1Processor
+from mm1_hf import MM1ForConditionalGeneration, MM1ImageProcessor, MM1Processor
 from mm1_hf.model.interleaving_mm1 import ESCAPE_MARK
+from mm1_hf.model.sample_plan_mm1 import MARKER_TOKENS, MARKERS
+from mm1_hf.model.tiling_mm1 import TILINGS
 
-TOKENS_PER_TILE = 4
+from . import tiny
+from .processors import TOKENS_PER_TILE, conversation, make_config, picture, placeholders, run_chat
 
-
-def make_config(**kwargs) -> MM1Config:
-    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    return MM1Config(
-        vision_config=small | {"image_size": 28, "intermediate_size": 16},
-        connector_config={"connector_type": "average_pool", "num_image_tokens": TOKENS_PER_TILE},
-        text_config=small | {"vocab_size": 512, "intermediate_size": 16, "num_key_value_heads": 2},
-        **kwargs,
-    )
-
-
-@pytest.fixture(scope="module")
-def make_processor(make_tokenizer):
-    def make(tokenizer="byte_level", **kwargs) -> MM1Processor:
-        if isinstance(tokenizer, str):
-            tokenizer = make_tokenizer(tokenizer)
-        return MM1Processor.from_parts(tokenizer=tokenizer, config=make_config(), **kwargs)
-
-    return make
-
-
-@pytest.fixture(scope="module")
-def processor(make_processor) -> MM1Processor:
-    return make_processor()
-
-
-def picture(height: int = 20, width: int = 30, colour=(200, 30, 90)) -> Image.Image:
-    return Image.new("RGB", (width, height), colour)
-
-
-def placeholders(processor, input_ids) -> int:
-    return int((torch.as_tensor(input_ids) == processor.image_token_id).sum())
-
+KINDS = ["byte_level", "metaspace", "word_level", "unigram", "word_piece"]
 
 # Counts
 
 image_sizes = st.tuples(st.integers(1, 3000), st.integers(1, 3000)) | st.just((1, 1))
+odd_sizes = image_sizes | st.sampled_from([(20_000, 100), (100, 20_000)])
 literals = st.sampled_from(["<image>", "<image", "</s>", "<s>", ESCAPE_MARK, "<pad>"])
 texts = st.lists(literals | st.text(max_size=8), max_size=4).map("".join)
 
@@ -84,6 +55,126 @@ def test_tokens_promised_are_tokens_made_are_tokens_consumed(processor, samples,
     for row, sample in zip(output["input_ids"], made, strict=True):
         wanted = sum(next(per_sample) for _ in sample.images)
         assert placeholders(processor, row) == wanted
+
+
+@pytest.fixture(scope="module")
+def marked(make_processor) -> dict[str, MM1Processor]:
+    """A processor for every kind of markers."""
+    return {markers: make_processor(markers=markers) for markers in MARKERS}
+
+
+@pytest.fixture(scope="module")
+def model():
+    # Markers are added to the vocabulary when the processors are made; 512 rows are enough for all.
+    return MM1ForConditionalGeneration(make_config(image_token_id=None)).eval()
+
+
+@settings(max_examples=25)
+@given(
+    st.lists(st.lists(odd_sizes, max_size=4), min_size=1, max_size=3),
+    st.sampled_from(TILINGS),
+    st.sampled_from(MARKERS),
+)
+def test_tokens_promised_are_tokens_made_are_tokens_the_model_takes(
+    marked, model, batch, tiling, markers
+):
+    processor = marked[markers]
+    plans = [processor.plan(sizes, tiling=tiling) for sizes in batch]
+    output = processor(
+        text=["a" + "<image> b" * len(sizes) for sizes in batch],
+        images=[[picture(*size) for size in sizes] for sizes in batch],
+        tiling=tiling,
+        padding=True,
+        return_tensors="pt",
+        return_mm_token_type_ids=True,
+    )
+    of_images = output.pop("mm_token_type_ids").sum(dim=1)
+    assert of_images.tolist() == [sum(plan.num_tokens) for plan in plans]
+    for sizes, plan in zip(batch, plans, strict=True):
+        told = processor._get_num_multimodal_tokens(image_sizes=sizes, tiling=tiling)
+        assert told["num_image_tokens"] == list(plan.num_tokens)
+        assert told["num_image_patches"] == list(plan.num_tiles)
+    model.config.image_token_id = model.model.config.image_token_id = processor.image_token_id
+    with torch.no_grad():
+        logits = model(**output).logits  # counts tiles and placeholders itself
+    assert logits.shape[:2] == output["input_ids"].shape
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("markers", ["index", "separators"])
+def test_markers_are_one_token_each_for_every_tokenizer(make_processor, kind, markers):
+    processor = make_processor(kind, tiling="dynamic", markers=markers)
+    output = processor(text="a <image> b<image>", images=[picture(56, 84), picture(56, 56)])
+    ids = torch.tensor(output["input_ids"][0])
+    plan = processor.plan([(56, 84), (56, 56)])
+    assert int(torch.isin(ids, torch.tensor(processor.image_token_ids)).sum()) == sum(
+        plan.num_tokens
+    )
+    assert plan.num_tokens == ((7 * 7, 5 * 7) if markers == "index" else (7 * 4 + 6, 5 * 4 + 4))
+    # A user who writes markers writes text.
+    typed = processor.tokenizer.encode(processor.escape("".join(MARKER_TOKENS[markers])))
+    assert not set(typed) & set(processor.image_token_ids)
+
+
+def test_markers_must_be_in_the_vocabulary_of_tokenizer_and_model(make_tokenizer):
+    tokenizer = make_tokenizer()
+    plain = MM1Processor.from_parts(tokenizer=tokenizer, config=make_config())
+    with pytest.raises(ValueError, match="lacks 32 tokens of markers='index', such as '<index_0>'"):
+        MM1Processor(plain.image_processor, tokenizer, 4, markers="index")
+    config = make_config(text_config=tiny.text_config(vocab_size=len(tokenizer)))
+    model = MM1ForConditionalGeneration(config)
+    with pytest.raises(ValueError, match=r"'<index_31>' has id \d+, .*resize_token_embeddings"):
+        MM1Processor.from_parts(tokenizer=tokenizer, config=model.config, markers="index")
+    model.resize_token_embeddings(len(tokenizer))
+    processor = MM1Processor.from_parts(tokenizer=tokenizer, config=model.config, markers="index")
+    inputs = processor(text="<image>", images=picture(), tiling="static", return_tensors="pt")
+    assert model(**inputs).logits.shape[1] == 5 * (TOKENS_PER_TILE + 3)
+    with pytest.raises(ValueError, match="markers is 'arrows', but it must be one of"):
+        MM1Processor.from_parts(tokenizer=tokenizer, config=model.config, markers="arrows")
+
+
+def test_the_images_of_a_text_are_its_sample_however_they_come(make_processor):
+    processor = make_processor(tiling="dynamic")
+    texts, images = ["<image>", "b", "<image><image><image>"], [picture(56, 56)] * 4
+    flat = processor(text=texts, images=images, padding=True, return_tensors="pt")
+    nested = processor(
+        text=texts, images=[images[:1], [], images[1:]], padding=True, return_tensors="pt"
+    )
+    assert len(flat["pixel_values"]) == 5 + 3
+    for name, value in flat.items():
+        assert torch.equal(value, nested[name])
+    array = np.zeros((3, 56, 56, 3), np.uint8)
+    assert len(processor(text=texts[2], images=array)["pixel_values"]) == 3
+    assert len(processor(images=images)["pixel_values"]) == 4 * 5  # without text, each is alone
+
+
+@pytest.mark.parametrize("tiling", ["static", "dynamic"])
+@pytest.mark.parametrize("markers", MARKERS)
+def test_the_order_of_samples_and_the_side_of_padding_do_not_matter(marked, model, tiling, markers):
+    processor = marked[markers]
+    model.config.image_token_id = model.model.config.image_token_id = processor.image_token_id
+    texts = ["<image> a", "no picture at all", "one <image> and <image>!"]
+    images = [[picture(40, 90, (9, 9, 9))], [], [picture(9, 9), picture(70, 70, (90, 1, 1))]]
+
+    def logits(order, **options):
+        inputs = processor(
+            text=[texts[n] for n in order],
+            images=[images[n] for n in order] if any(images[n] for n in order) else None,
+            tiling=tiling,
+            padding=True,
+            return_tensors="pt",
+            **options,
+        )
+        positions = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
+        with torch.no_grad():
+            made = model(**inputs, position_ids=positions).logits
+        rows = zip(order, made, inputs["attention_mask"], strict=True)
+        return {n: row[mask.bool()] for n, row, mask in rows}
+
+    expected = {n: logits([n])[n] for n in range(3)}
+    for made in (logits([0, 1, 2]), logits([2, 0, 1]), logits([0, 1, 2], padding_side="right")):
+        for n in range(3):
+            torch.testing.assert_close(made[n], expected[n], rtol=0, atol=1e-4)
 
 
 def test_serving_engines_are_told_the_same_counts(processor):
@@ -182,204 +273,6 @@ def test_truncation_never_cuts_an_image(processor):
             )
 
 
-# Untrusted text
-
-KINDS = ["byte_level", "metaspace", "word_level"]
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_escaped_text_is_tokenised_as_if_there_were_no_control_tokens(make_processor, kind):
-    processor = make_processor(kind)
-
-    @given(texts)
-    def check(text):
-        text = text.replace(ESCAPE_MARK, "")
-        escaped = processor.tokenizer.encode(processor.escape(text), add_special_tokens=False)
-        plain = processor.tokenizer.encode(
-            text, add_special_tokens=False, split_special_tokens=True
-        )
-        assert escaped == plain
-        special = set(processor.tokenizer.all_special_ids) - {processor.tokenizer.unk_token_id}
-        assert not special & set(escaped)
-
-    check()
-
-
-@pytest.mark.parametrize("kind", ["byte_level", "metaspace"])
-def test_escaped_text_decodes_to_what_was_written(make_processor, kind):
-    tokenizer = (processor := make_processor(kind)).tokenizer
-
-    @given(texts)
-    def check(text):
-        ids = tokenizer.encode(processor.escape(text), add_special_tokens=False)
-        assert tokenizer.decode(ids, clean_up_tokenization_spaces=False) == text
-
-    check()
-
-
-def test_a_normalizer_is_kept_and_the_rule_is_installed_once(make_tokenizer):
-    tokenizer = make_tokenizer()
-    tokenizer.backend_tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.NFC(), normalizers.Lowercase()]
-    )
-    processor = MM1Processor.from_parts(tokenizer=tokenizer, config=make_config())
-    MM1Processor.from_parts(tokenizer=tokenizer, config=make_config())
-    assert str(tokenizer.backend_tokenizer.normalizer).count("Replace") == 1
-    assert tokenizer.decode(tokenizer.encode(processor.escape("E\u0301<IMAGE><image>"))) == (
-        "é<image><image>"
-    )
-
-
-def test_tokens_searched_after_normalisation_are_refused_in_untrusted_text(make_tokenizer):
-    tokenizer = make_tokenizer()
-    tokenizer.add_tokens([AddedToken("<odd>", normalized=True, special=True)], special_tokens=True)
-    processor = MM1Processor.from_parts(tokenizer=tokenizer, config=make_config())
-    assert processor.escape("even <image>")
-    with pytest.raises(ValueError, match=r"'<odd>' at character 2, .*normalized=False"):
-        processor.escape("a <odd>")
-
-
-# Chat
-
-
-def conversation(*, answer: str = "a cat") -> list[dict]:
-    return [
-        {"role": "system", "content": "Answer briefly."},
-        {
-            "role": "user",
-            "content": [
-                {"type": "text", "text": "Left: "},
-                {"type": "image", "image": picture()},
-                {"type": "text", "text": " what?"},
-            ],
-        },
-        {"role": "assistant", "content": answer},
-        {"role": "user", "content": "Sure?"},
-        {"role": "assistant", "content": [{"type": "text", "text": "yes"}]},
-    ]
-
-
-def run_chat(processor, messages, **kwargs):
-    return processor.apply_chat_template(
-        messages, tokenize=True, return_dict=True, return_tensors="pt", **kwargs
-    )
-
-
-def test_the_default_template_reads_as_plain_text(processor):
-    text = processor.apply_chat_template(conversation(), add_generation_prompt=True)
-    assert text == (
-        "System: Answer briefly.\nUser: Left: <image> what?\nAssistant: a cat</s>\n"
-        "User: Sure?\nAssistant: yes</s>\nAssistant:"
-    )
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("answer", ["a cat", "a <image> cat", "</s> <im", "é <s></s>"])
-def test_the_assistant_mask_covers_answers_and_their_ends_only(make_processor, kind, answer):
-    processor = make_processor(kind, tiling="static")
-    output = run_chat(processor, conversation(answer=answer), return_assistant_tokens_mask=True)
-    mask = torch.as_tensor(output["assistant_masks"])[0].bool()
-    ids = output["input_ids"][0]
-    expected = [
-        token
-        for text in (answer, "yes")
-        for token in processor.tokenizer.encode(
-            f" {processor.escape(text)}</s>", add_special_tokens=False
-        )
-    ]
-    if kind == "metaspace":  # at the start of a text, this kind writes one more space
-        space = expected[0]
-        expected = [
-            t for i, t in enumerate(expected) if i == 0 or (expected[i - 1], t) != (space,) * 2
-        ]
-        made = ids[mask].tolist()
-        assert processor.decode(made).replace(" ", "") == (f"{answer}</s>yes</s>".replace(" ", ""))
-    else:
-        assert ids[mask].tolist() == expected
-    assert placeholders(processor, ids) == 5 * TOKENS_PER_TILE
-    assert placeholders(processor, ids[mask]) == 0
-
-
-def test_no_text_in_a_conversation_becomes_an_image(processor):
-    messages = [
-        {"role": "system", "content": "<image>"},
-        {
-            "role": "user",
-            "content": [
-                {"type": "text", "text": "<image></s><ima"},
-                {"type": "text", "text": "ge>"},
-                {"type": "image", "image": picture()},
-            ],
-        },
-        {"role": "assistant", "content": "<image>"},
-    ]
-    output = run_chat(processor, messages)
-    assert placeholders(processor, output["input_ids"]) == TOKENS_PER_TILE
-    decoded = processor.decode(output["input_ids"][0])
-    assert decoded.count("<image>") == TOKENS_PER_TILE + 4
-    assert messages[0]["content"] == "<image>"  # the caller's messages are left as they were
-    rendered = processor.apply_chat_template(messages)
-    assert (
-        processor(text=rendered, images=picture())["input_ids"][0]
-        == output["input_ids"][0].tolist()
-    )
-
-
-def test_the_source_of_an_image_is_not_text(processor, tmp_path):
-    path = tmp_path / "a <image> b<"
-    picture().save(path, format="PNG")
-    messages = [{"role": "user", "content": [{"type": "image", "path": str(path)}]}]
-    assert run_chat(processor, messages)["pixel_values"].shape[0] == 1
-
-
-def test_raw_placeholders_are_an_explicit_choice(processor):
-    messages = [{"role": "user", "content": "<image> what?"}]
-    assert processor.apply_chat_template(messages, escape=False) == "User: <image> what?\n"
-    assert processor.apply_chat_template(messages).count("<image>") == 0
-
-
-def test_a_batch_of_conversations_keeps_images_with_their_texts(processor):
-    batch = [conversation(), [{"role": "user", "content": "no image"}]]
-    output = run_chat(processor, batch, processor_kwargs={"padding": True})
-    rows = [placeholders(processor, row) for row in output["input_ids"]]
-    assert rows == [TOKENS_PER_TILE, 0]
-    assert output["pixel_values"].shape[0] == 1
-
-
-def test_tools_documents_and_other_fields_are_escaped_too(processor):
-    template = "{{ documents[0]['text'] }}{{ messages[0]['name'] }}{{ messages[0]['role'] }}"
-    text = processor.apply_chat_template(
-        [{"role": "user", "name": "<image>", "content": ""}],
-        chat_template=template,
-        documents=[{"text": "</s>"}],
-    )
-    assert text == f"<{ESCAPE_MARK}/s><{ESCAPE_MARK}image>user"
-
-
-def test_a_template_that_knows_strings_only_accepts_images(make_tokenizer, make_processor):
-    tokenizer = make_tokenizer()
-    tokenizer.chat_template = (
-        "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] | trim }}\n{% endfor %}"
-    )
-    processor = make_processor(tokenizer)
-    text = processor.apply_chat_template(conversation())
-    assert text.startswith(
-        "[system] Answer briefly.\n[user] Left: <image> what?\n[assistant] a cat"
-    )
-    assert (
-        placeholders(processor, run_chat(processor, conversation())["input_ids"]) == TOKENS_PER_TILE
-    )
-
-
-def test_unknown_roles_and_parts_are_refused_by_the_default_template(processor):
-    with pytest.raises(Exception, match="must be system, user or assistant, not robot"):
-        processor.apply_chat_template([{"role": "robot", "content": "a"}])
-    with pytest.raises(Exception, match="must be of type text or image, not video"):
-        processor.apply_chat_template(
-            [{"role": "user", "content": [{"type": "video", "video": "x.mp4"}]}]
-        )
-
-
 # Building
 
 
@@ -450,7 +343,13 @@ def assert_same_outputs(first: MM1Processor, second: MM1Processor) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_saved_and_loaded_processors_are_equal(make_processor, tmp_path, kind):
     processor = make_processor(
-        kind, tiling="static", resize_policy="crop", image_mean=[0.1, 0.2, 0.3]
+        kind,
+        tiling="dynamic",
+        resize_policy="crop",
+        image_mean=[0.1, 0.2, 0.3],
+        markers="separators",
+        max_tiles=6,
+        max_split_images=4,
     )
     processor.save_pretrained(tmp_path)
     loaded = AutoProcessor.from_pretrained(tmp_path)
@@ -466,11 +365,13 @@ def test_saved_and_loaded_processors_are_equal(make_processor, tmp_path, kind):
 def test_edited_settings_survive_saving(make_processor, tmp_path):
     processor = make_processor()
     processor.image_processor.tiling = "static"
+    processor.image_processor.min_tiles = 2
     processor.num_image_tokens = 9
     processor.chat_template = processor.chat_template.replace("User", "Human")
     processor.save_pretrained(tmp_path)
     loaded = MM1Processor.from_pretrained(tmp_path)
-    assert loaded.image_processor.tiling == "static" and loaded.num_image_tokens == 9
+    assert loaded.image_processor.tiling == "static" and loaded.image_processor.min_tiles == 2
+    assert loaded.num_image_tokens == 9
     assert "Human: Sure?" in loaded.apply_chat_template(conversation())
     assert_same_outputs(processor, loaded)
 

@@ -4,7 +4,8 @@ One torch-only back end. transformers knows two (torchvision and PIL) whose pixe
 registered under both names, needs no torchvision, and stays within one step of 255 of Pillow.
 """
 
-from typing import Any, ClassVar
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch.nn import functional as F
@@ -13,15 +14,37 @@ from transformers.image_utils import ChannelDimension, PILImageResampling, SizeD
 from transformers.processing_utils import ImagesKwargs
 
 from .configuration_mm1 import CLIP_MEAN, CLIP_STD
-from .decoding_mm1 import ImageError, flatten_images, is_nested, open_image, to_rgb
+from .decoding_mm1 import (
+    ImageError,
+    flatten_images,
+    images_per_sample,
+    is_nested,
+    open_image,
+    read_image_size,
+    to_rgb,
+)
+from .sample_plan_mm1 import MAX_SPLIT_IMAGES, SamplePlan, plan_sample
 from .tiling_mm1 import (
+    MAX_TILES,
+    MIN_TILES,
     PAD_PLACES,
     RESIZE_POLICIES,
     TILINGS,
     Placement,
     TilePlan,
-    plan_tiles,
     require_name,
+)
+
+# Everything that the number and the places of tiles depend on.
+_TILING_SETTINGS = (
+    "size",
+    "do_resize",
+    "tiling",
+    "resize_policy",
+    "pad_place",
+    "min_tiles",
+    "max_tiles",
+    "max_split_images",
 )
 
 
@@ -29,25 +52,53 @@ class MM1ImageProcessorKwargs(ImagesKwargs, total=False):
     """Settings of `MM1ImageProcessor` beyond transformers' own.
 
     tiling (`str`, *optional*, defaults to `"none"`):
-        `"none"` (one tile) or `"static"` (MM1's overview and 2x2 quarters).
+        `"none"` (one tile), `"static"` (MM1's overview and 2x2 quarters) or `"dynamic"` (MM1.5's
+        grid that fits the image, and an overview).
     resize_policy (`str`, *optional*, defaults to `"stretch"`):
-        `"stretch"`, `"crop"` or `"pad"`; see `place_image`.
+        `"stretch"`, `"crop"` or `"pad"`; see `place_image`. Dynamic tiling always pads.
     pad_place (`str`, *optional*, defaults to `"center"`):
-        Where `"pad"` puts the image: `"center"` or `"top_left"`.
+        Where padding leaves the image: `"center"` or `"top_left"`.
     pad_color (`tuple[int, int, int]`, *optional*):
         RGB of the padding, 0 to 255. By default the image mean, which is zero after normalisation.
+    min_tiles (`int`, *optional*, defaults to 4):
+        Fewest tiles of a dynamic grid, the overview not counted.
+    max_tiles (`int`, *optional*, defaults to 9):
+        Most tiles of a grid, the overview not counted. In a call also a list with a number for
+        each image, flat or one list per sample; 1 leaves an image whole.
+    max_split_images (`int`, *optional*, defaults to 2):
+        Dynamic tiling leaves all images whole in a sample that has more of them, unless `max_tiles`
+        is a list.
     """
 
     tiling: str | None
     resize_policy: str | None
     pad_place: str | None
     pad_color: list[int] | tuple[int, ...] | None
+    min_tiles: int | None
+    max_tiles: int | list | tuple | None
+    max_split_images: int | None
+
+
+class NamedImage(NamedTuple):
+    """An opened image, what errors call it, and its number in its sample."""
+
+    name: str
+    image: Any
+    number: int
+
+
+class SampleImages(NamedTuple):
+    """The images of each sample, and the `max_tiles` of each: one number, or one per image."""
+
+    samples: list[list[NamedImage]]
+    max_tiles: list[Any]
 
 
 class MM1ImageProcessor(BaseImageProcessor):
     """Turns images into tiles.
 
-    Accepts one image, a list of images, or one list per sample. An image is a PIL image of any
+    Accepts one image, a list of images, or one list per sample; the images of a flat list are each
+    a sample of their own. An image is a PIL image of any
     mode, a numpy array or torch tensor (height x width, height x width x channels, or channels x
     height x width; uint8, bool, uint16, other whole numbers from 0 to 255, or floats), a path, the
     bytes of a file, a data URI, a URL, or base64 text.
@@ -60,12 +111,13 @@ class MM1ImageProcessor(BaseImageProcessor):
     overrides.
 
     Returns a `BatchFeature` with `pixel_values` of shape (tiles of all images, 3, tile height, tile
-    width), float32 or, with `do_rescale=False, do_normalize=False`, uint8; and `num_tiles`, a list
-    with the tiles of each image.
+    width), float32 or, with `do_rescale=False, do_normalize=False`, uint8; and three lists with an
+    entry per image: `num_tiles`, `tile_plans`, and `image_numbers`, its number in its sample.
 
     Args:
         size: Height and width of a tile in pixels; an integer means a square.
-        tiling, resize_policy, pad_place, pad_color: See `MM1ImageProcessorKwargs`.
+        tiling, resize_policy, pad_place, pad_color, min_tiles, max_tiles, max_split_images: See
+            `MM1ImageProcessorKwargs`.
         image_mean, image_std: Per channel, on the scale of 0 to 1; OpenAI CLIP's by default.
         do_resize: If false, every image must already have the size of a tile.
         do_rescale, rescale_factor: Multiply by 1/255.
@@ -88,6 +140,9 @@ class MM1ImageProcessor(BaseImageProcessor):
     resize_policy = "stretch"
     pad_place = "center"
     pad_color = None
+    min_tiles = MIN_TILES
+    max_tiles = MAX_TILES
+    max_split_images = MAX_SPLIT_IMAGES
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -120,79 +175,136 @@ class MM1ImageProcessor(BaseImageProcessor):
     def get_number_of_image_patches(
         self, height: int, width: int, images_kwargs: dict | None = None
     ) -> int:
-        """Tiles of an upright image of `height` x `width` pixels, without its pixels."""
+        """Tiles of an upright image that is alone in its sample, without its pixels."""
         return self.plan(height, width, images_kwargs).num_tiles
 
     def plan(self, height: int, width: int, images_kwargs: dict | None = None) -> TilePlan:
-        """Plan the tiles of an upright image; `images_kwargs` override the settings."""
-        settings = {
-            name: getattr(self, name)
-            for name in ("size", "do_resize", "tiling", "resize_policy", "pad_place")
-        }
-        overrides = {
-            k: v for k, v in (images_kwargs or {}).items() if k in settings and v is not None
-        }
-        settings |= overrides
-        settings["size"] = self._standardize_kwargs(size=settings["size"], default_to_square=True)[
-            "size"
-        ]
-        return _plan(height, width, **settings)
+        """Plan an upright image that is alone in its sample; `images_kwargs` override settings."""
+        plan = self.plan_sample([(height, width)], tokens_per_tile=1, images_kwargs=images_kwargs)
+        return plan.tiles[0]
+
+    def plan_sample(
+        self,
+        image_sizes: Sequence[tuple[int, int]],
+        *,
+        tokens_per_tile: int,
+        markers: str = "none",
+        max_image_tokens: int | None = None,
+        images_kwargs: dict | None = None,
+        name: str = "the sample",
+        image_names: Sequence[str] | None = None,
+    ) -> SamplePlan:
+        """Plan the images of one sample with the settings of this processor.
+
+        Args:
+            image_sizes: Upright (height, width) in pixels of each image.
+            tokens_per_tile: Tokens that a tile becomes.
+            markers: See `mm1_hf.model.sample_plan_mm1.plan_sample`.
+            max_image_tokens: Most tokens of all images together, or `None`.
+            images_kwargs: Settings that override those of the processor, as in a call.
+            name: What an error calls the sample.
+            image_names: What an error calls its images.
+
+        Raises:
+            ValueError: If the sample cannot be planned; names it.
+        """
+        overrides = {k: v for k, v in (images_kwargs or {}).items() if v is not None}
+        settings = {key: overrides.get(key, getattr(self, key)) for key in _TILING_SETTINGS}
+        size = self._standardize_kwargs(size=settings.pop("size"), default_to_square=True)["size"]
+        _require_tile_size(size)
+        plan = plan_sample(
+            image_sizes,
+            tokens_per_tile=tokens_per_tile,
+            tile_height=size.height,
+            tile_width=size.width,
+            markers=markers,
+            max_image_tokens=max_image_tokens,
+            name=name,
+            **{key: value for key, value in settings.items() if key != "do_resize"},
+        )
+        if not settings["do_resize"]:
+            names = image_names or [f"{name}, image {image}" for image in range(len(plan.tiles))]
+            for image_name, tiles in zip(names, plan.tiles, strict=True):
+                _require_ready_tile(tiles, settings["tiling"], image_name)
+        return plan
+
+    def group_by_sample(self, images: Any, *, max_tiles: Any = None) -> SampleImages:
+        """Images by sample, each image of a flat list as a sample, and `max_tiles` of each sample.
+
+        Args:
+            images: As in a call.
+            max_tiles: One number, or one per image, flat or as one list per sample; the setting of
+                the processor if `None`.
+
+        Raises:
+            ValueError: If there are not as many numbers as images.
+        """
+        samples = _group_by_sample(self.fetch_images(images))
+        caps = self.max_tiles if max_tiles is None else max_tiles
+        return SampleImages(samples, _caps_per_sample(caps, [len(sample) for sample in samples]))
 
     def _preprocess_image_like_inputs(self, images: Any, *args, **kwargs) -> BatchFeature:
+        samples, max_tiles = self.group_by_sample(images, max_tiles=kwargs["max_tiles"])
+        layout = kwargs.get("input_data_format")
+        plans: list[TilePlan] = []
+        for number, (sample, caps) in enumerate(zip(samples, max_tiles, strict=True)):
+            sizes = [
+                read_image_size(i.image, name=i.name, input_data_format=layout) for i in sample
+            ]
+            try:
+                plan = self.plan_sample(
+                    sizes,
+                    tokens_per_tile=1,
+                    images_kwargs=kwargs | {"max_tiles": caps},
+                    name=f"sample {number}",
+                    image_names=[image.name for image in sample],
+                )
+            except ValueError as error:
+                raise ImageError(str(error)) from None
+            plans += plan.tiles
+        named = [image for sample in samples for image in sample]
+        if not named:
+            raise ValueError(
+                "The list of images is empty. For text without images, pass images=None."
+            )
+        tiles: list[torch.Tensor] = []
         # One image at a time, so that only one is ever held decoded at full size.
-        tiles, num_tiles = [], []
-        for name, image in flatten_images(self.fetch_images(images)):
+        for (name, image, _), plan in zip(named, plans, strict=True):
             pixels = to_rgb(
                 image,
                 name=name,
                 do_convert_rgb=kwargs["do_convert_rgb"] is not False,
-                input_data_format=kwargs.get("input_data_format"),
+                input_data_format=layout,
             )
-            image_tiles = self._make_tiles(pixels, name, **kwargs)
-            tiles += image_tiles
-            num_tiles.append(len(image_tiles))
-        if not tiles:
-            raise ValueError(
-                "The list of images is empty. For text without images, pass images=None."
-            )
-        return self._preprocess(tiles, num_tiles=num_tiles, **kwargs)
+            tiles += _make_tiles(pixels, plan, name, **kwargs)
+        output = self._preprocess(tiles, **kwargs)
+        output["num_tiles"] = [plan.num_tiles for plan in plans]
+        output["tile_plans"] = plans
+        output["image_numbers"] = [image.number for image in named]
+        return output
 
-    def _make_tiles(self, pixels: torch.Tensor, name: str, **kwargs) -> list[torch.Tensor]:
-        height, width = pixels.shape[-2:]
-        names = ("size", "do_resize", "tiling", "resize_policy", "pad_place")
-        try:
-            plan = _plan(height, width, **{key: kwargs[key] for key in names})
-        except ValueError as error:
-            raise ImageError(f"{name.capitalize()}: {error}") from None
-        color = kwargs.get("pad_color") or [round(255 * value) for value in kwargs["image_mean"]]
-
-        def paint(placement: Placement, canvas_height: int, canvas_width: int) -> torch.Tensor:
-            return _paint(pixels, placement, (canvas_height, canvas_width), color)
-
-        canvas = paint(plan.canvas, plan.canvas_height, plan.canvas_width)
-        tiles = [canvas[:, top:bottom, left:right] for top, left, bottom, right in plan.tile_boxes]
-        if plan.overview is not None:
-            overview = paint(plan.overview, plan.tile_height, plan.tile_width)
-            tiles = [overview, *tiles] if plan.overview_place == "first" else [*tiles, overview]
-        return tiles
-
-    def _preprocess(
-        self, images: list[torch.Tensor], *, num_tiles: list[int], **kwargs
-    ) -> BatchFeature:
-        """Stack the uint8 tiles; rescale and normalise them in one pass."""
-        # shape: (tiles, 3, height, width). Copying tile by tile turns channels-last into contiguous
-        # five times faster than converting the stack.
-        pixel_values = torch.empty((len(images), *images[0].shape), dtype=torch.uint8)
-        for target, tile in zip(pixel_values, images, strict=True):
-            target.copy_(tile)
+    def _preprocess(self, images: list[torch.Tensor], **kwargs) -> BatchFeature:
+        """Stack the uint8 tiles, rescaled and normalised in one pass."""
         factor = kwargs["rescale_factor"] if kwargs["do_rescale"] else 1.0
+        scale, shift = torch.tensor(factor), None
         if kwargs["do_normalize"]:
             std = torch.tensor(kwargs["image_std"], dtype=torch.float64)[:, None, None]
             mean = torch.tensor(kwargs["image_mean"], dtype=torch.float64)[:, None, None]
             scale, shift = (factor / std).float(), (-mean / std).float()
-            pixel_values = pixel_values.to(torch.float32).mul_(scale).add_(shift)
-        elif kwargs["do_rescale"]:
-            pixel_values = pixel_values.to(torch.float32).mul_(factor)
+        is_float = kwargs["do_rescale"] or kwargs["do_normalize"]
+        # Tile by tile, because each step then finds its tile in the processor's cache, and turns
+        # channels-last into contiguous five times faster than on the stack.
+        pixel_values = torch.empty(  # shape: (tiles, 3, height, width)
+            (len(images), *images[0].shape), dtype=torch.float32 if is_float else torch.uint8
+        )
+        contiguous = torch.empty(images[0].shape, dtype=torch.uint8)
+        for target, tile in zip(pixel_values, images, strict=True):
+            if not is_float:
+                target.copy_(tile)
+                continue
+            target.copy_(contiguous.copy_(tile)).mul_(scale)
+            if shift is not None:
+                target.add_(shift)
         if kwargs.get("device") is not None:
             pixel_values = pixel_values.to(kwargs["device"])
         return_tensors = str(getattr(kwargs["return_tensors"], "value", kwargs["return_tensors"]))
@@ -200,17 +312,19 @@ class MM1ImageProcessor(BaseImageProcessor):
             pixel_values = pixel_values.numpy(force=True)
         elif return_tensors not in ("None", "pt"):
             raise ValueError(f"return_tensors is {return_tensors!r}, but it must be 'pt' or 'np'.")
-        return BatchFeature(data={"pixel_values": pixel_values, "num_tiles": num_tiles})
+        return BatchFeature(data={"pixel_values": pixel_values})
 
     def _validate_preprocess_kwargs(self, **kwargs) -> None:
-        size = kwargs["size"]
-        if not (isinstance(size, SizeDict) and size.height and size.width):
-            raise ValueError(
-                f"size is {size}, but it must give the 'height' and 'width' of a tile in pixels."
-            )
+        _require_tile_size(kwargs["size"])
         require_name("tiling", kwargs["tiling"], TILINGS)
         require_name("resize_policy", kwargs["resize_policy"], RESIZE_POLICIES)
         require_name("pad_place", kwargs["pad_place"], PAD_PLACES)
+        for name in ("min_tiles", "max_split_images"):
+            if kwargs[name] < 1:
+                raise ValueError(f"{name} is {kwargs[name]}, but it must be at least 1.")
+        caps = kwargs["max_tiles"]
+        if not isinstance(caps, (list, tuple)) and caps < 1:
+            raise ValueError(f"max_tiles is {caps}, but it must be at least 1.")
         if kwargs["resample"] != PILImageResampling.BICUBIC:
             raise ValueError(
                 f"resample is {kwargs['resample']}, but only bicubic (3) is available."
@@ -239,19 +353,75 @@ class MM1ImageProcessorPil(MM1ImageProcessor):
     """`MM1ImageProcessor` under the name transformers expects of the PIL back end."""
 
 
-def _plan(
-    height: int, width: int, *, size: SizeDict, do_resize: bool, tiling: str, **places
-) -> TilePlan:
-    plan = plan_tiles(
-        height, width, tile_height=size.height, tile_width=size.width, tiling=tiling, **places
-    )
-    if not do_resize and (tiling != "none" or (height, width) != (size.height, size.width)):
+def _require_tile_size(size: Any) -> None:
+    if not (isinstance(size, SizeDict) and size.height and size.width):
         raise ValueError(
-            f"do_resize is false, but the image has {height} x {width} pixels and tiling is "
-            f"{tiling!r}. Without resizing, tiling='none' and images of {size.height} x "
-            f"{size.width} pixels are expected. Set do_resize=True."
+            f"size is {size}, but it must give the 'height' and 'width' of a tile in pixels."
         )
-    return plan
+
+
+def _require_ready_tile(plan: TilePlan, tiling: str, name: str) -> None:
+    tile = (plan.tile_height, plan.tile_width)
+    if tiling != "none" or (plan.height, plan.width) != tile:
+        raise ValueError(
+            f"{name[:1].upper()}{name[1:]}: do_resize is false, but the image has {plan.height} x "
+            f"{plan.width} pixels and tiling is {tiling!r}. Without resizing, tiling='none' and "
+            f"images of {tile[0]} x {tile[1]} pixels are expected. Set do_resize=True."
+        )
+
+
+def _group_by_sample(images: Any) -> list[list[NamedImage]]:
+    """Opened images by sample; each image of a flat list is a sample."""
+    named: Iterator[tuple[str, Any]] = flatten_images(images)
+    counts = images_per_sample(images)
+    if counts is None:
+        return [[NamedImage(name, image, 0)] for name, image in named]
+    return [[NamedImage(*next(named), number) for number in range(count)] for count in counts]
+
+
+def _caps_per_sample(max_tiles: Any, counts: list[int]) -> list[Any]:
+    """`max_tiles` of each sample: one number, or one per image."""
+    if not isinstance(max_tiles, (list, tuple)):
+        return [max_tiles] * len(counts)
+    if any(isinstance(caps, (list, tuple)) for caps in max_tiles):
+        found = [len(caps) if isinstance(caps, (list, tuple)) else None for caps in max_tiles]
+        if found != counts:
+            raise ValueError(
+                f"max_tiles has lists of {found} numbers, but the samples have {counts} images. "
+                "Give one list per sample with a number for each of its images."
+            )
+        return list(max_tiles)
+    if len(max_tiles) != sum(counts):
+        raise ValueError(
+            f"max_tiles has {len(max_tiles)} numbers, but there are {sum(counts)} images. Give one "
+            "number for all, or one for each image."
+        )
+    numbers = iter(max_tiles)
+    return [[next(numbers) for _ in range(count)] for count in counts]
+
+
+def _make_tiles(pixels: torch.Tensor, plan: TilePlan, name: str, **kwargs) -> list[torch.Tensor]:
+    """The planned tiles of one image, uint8 of shape (3, tile height, tile width) each.
+
+    The image is resized once for all tiles of the grid and once for the overview, each time from
+    its own pixels: resizing the canvas again would lead away from what one resize makes.
+    """
+    if tuple(pixels.shape[-2:]) != (plan.height, plan.width):
+        raise ImageError(
+            f"{name[:1].upper()}{name[1:]} decodes to {pixels.shape[-2]} x {pixels.shape[-1]} "
+            f"pixels, but its header says {plan.height} x {plan.width}. Save it in another format."
+        )
+    color = kwargs.get("pad_color") or [round(255 * value) for value in kwargs["image_mean"]]
+
+    def paint(placement: Placement, canvas_height: int, canvas_width: int) -> torch.Tensor:
+        return _paint(pixels, placement, (canvas_height, canvas_width), color)
+
+    canvas = paint(plan.canvas, plan.canvas_height, plan.canvas_width)
+    tiles = [canvas[:, top:bottom, left:right] for top, left, bottom, right in plan.tile_boxes]
+    if plan.overview is not None:
+        overview = paint(plan.overview, plan.tile_height, plan.tile_width)
+        tiles = [overview, *tiles] if plan.overview_place == "first" else [*tiles, overview]
+    return tiles
 
 
 def _paint(

@@ -1,112 +1,87 @@
-"""Images and text in, model inputs out: placeholders, chat, and text that stays text."""
+"""Images and text in, model inputs out: placeholders, chat, few-shot, text that stays text."""
 
-import json
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal
 
-from tokenizers import Regex, normalizers
+from transformers import logging
+from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import MultiModalData, ProcessingKwargs, ProcessorMixin
 
+from .chat_mm1 import (
+    choose_chat_template,
+    escape_messages,
+    few_shot_messages,
+    high_resolution_caps,
+    require_known_parts,
+    without_images,
+)
 from .configuration_mm1 import image_height_width
-from .decoding_mm1 import count_images, images_per_sample
+from .decoding_mm1 import (
+    count_images,
+    flatten_images,
+    images_per_sample,
+    read_image_size,
+)
 from .image_processing_mm1 import MM1ImageProcessor, MM1ImageProcessorKwargs
 from .interleaving_mm1 import (
-    ESCAPE_MARKS_TO_REMOVE,
     IMAGE_TOKEN,
+    VQA_PROMPT,
     ControlTokens,
+    FewShotPrompt,
     Interleaved,
     add_image_token,
+    few_shot_prompt,
     interleave,
+    require_matching_images,
 )
-from .tiling_mm1 import TilePlan, num_image_tokens
+from .sample_plan_mm1 import MARKER_TOKENS, MARKERS, SamplePlan, image_text
+from .tiling_mm1 import require_name
+from .tokenizer_mm1 import (
+    add_padding,
+    add_special_tokens,
+    control_tokens,
+    install_mark_removal,
+    require_fast,
+)
 
-_REMOVE_MARKS = normalizers.Replace(Regex(ESCAPE_MARKS_TO_REMOVE), "")
-_MEDIA_PARTS = ("image", "image_url", "video", "audio")
-_NEVER_ESCAPED_KEYS = ("role", "type")
+logger = logging.get_logger(__name__)
 
-# Plain words instead of control tokens, because a tokenizer need not have any but the end of
-# sequence. The space behind "Assistant:" belongs to the answer, as in running text, so that a
-# prompt is tokenised alike with and without its answer. MM1's template is not public: our choice.
-_CHAT_TEMPLATE = """\
-{%- macro render(content) -%}
-    {%- if content is string -%}
-        {{- content | trim -}}
-    {%- elif content -%}
-        {%- for part in content -%}
-            {%- if part['type'] == 'image' -%}
-                {{- 'IMAGE_TOKEN' -}}
-            {%- elif part['type'] == 'text' -%}
-                {{- part['text'] -}}
-            {%- else -%}
-                {{- raise_exception('Parts must be of type text or image, not ' ~ part['type']) -}}
-            {%- endif -%}
-        {%- endfor -%}
-    {%- endif -%}
-{%- endmacro -%}
-{%- for message in messages -%}
-    {%- if message['role'] == 'system' -%}
-        {{- 'System: ' ~ render(message['content']) ~ '\\n' -}}
-    {%- elif message['role'] == 'user' -%}
-        {{- 'User: ' ~ render(message['content']) ~ '\\n' -}}
-    {%- elif message['role'] == 'assistant' -%}
-        {{- 'Assistant:' -}}
-        {%- generation -%}
-            {{- ' ' ~ render(message['content']) ~ eos_token -}}
-        {%- endgeneration -%}
-        {{- '\\n' -}}
-    {%- else -%}
-        {{- raise_exception('Roles must be system, user or assistant, not ' ~ message['role']) -}}
-    {%- endif -%}
-{%- endfor -%}
-{%- if add_generation_prompt -%}
-    {{- 'Assistant:' -}}
-{%- endif -%}
-"""
 
-# Put in front of a template that knows strings only: joins the parts of a message into one string.
-_PARTS_TO_STRINGS = """\
-{%- set flat = namespace(messages=[], text='') -%}
-{%- for message in messages -%}
-    {%- if message['content'] is string or not message['content'] -%}
-        {%- set flat.messages = flat.messages + [message] -%}
-    {%- else -%}
-        {%- set flat.text = '' -%}
-        {%- for part in message['content'] -%}
-            {%- set piece = 'IMAGE_TOKEN' if part['type'] == 'image' else part['text'] -%}
-            {%- set flat.text = flat.text ~ piece -%}
-        {%- endfor -%}
-        {%- set flat.messages = flat.messages + [dict(message, content=flat.text)] -%}
-    {%- endif -%}
-{%- endfor -%}
-{%- set messages = flat.messages -%}
-"""
+class MM1ImagesKwargs(MM1ImageProcessorKwargs, total=False):
+    """Settings of images in a call of `MM1Processor`.
+
+    max_image_tokens (`int`, *optional*):
+        Most tokens of all images of one sample, markers included. Samples that need more get fewer
+        tiles; see `plan_sample`.
+    return_image_plans (`bool`, *optional*):
+        Whether the output also holds `image_plans`, a `SamplePlan` for each sample.
+    """
+
+    max_image_tokens: int | None
+    return_image_plans: bool | None
 
 
 class MM1ProcessorKwargs(ProcessingKwargs, total=False):
     """Keyword arguments of `MM1Processor`."""
 
-    images_kwargs: MM1ImageProcessorKwargs
+    images_kwargs: MM1ImagesKwargs
 
 
 # transformers 5.19 reads this attribute; without it `apply_chat_template` fails there.
 MM1ProcessorKwargs._defaults = {}
 
 
-class ImagesPlan(NamedTuple):
-    """What images become, known without their pixels; one entry per image in every field."""
-
-    tiles: tuple[TilePlan, ...]
-    num_tiles: tuple[int, ...]
-    num_tokens: tuple[int, ...]
-
-
 class MM1Processor(ProcessorMixin):
     """Joins `MM1ImageProcessor` and a tokenizer.
 
     Every `<image>` in `text` stands for one image and becomes `num_image_tokens` placeholders per
-    tile. The output holds `input_ids` and `attention_mask` of shape (samples, tokens),
-    `pixel_values` of shape (tiles of all samples, 3, height, width) in reading order, and nothing
-    else unless asked for (`return_mm_token_type_ids=True`: 1 at placeholders, 0 elsewhere).
+    tile, and markers if there are any. The output holds `input_ids` and `attention_mask` of shape
+    (samples, tokens), `pixel_values` of shape (tiles of all samples, 3, height, width) in reading
+    order, and nothing else unless asked for (`return_mm_token_type_ids=True`: 1 where an image
+    stands, markers included, 0 elsewhere; `return_image_plans=True`: what became of the images).
+
+    Where text is given, a sample is a text, and its images are those of its placeholders, whether
+    they come as a flat list or as a list per sample.
 
     Text given to the processor itself is trusted: a `<image>` in it is a placeholder. Text given to
     `apply_chat_template` and `interleave` is not: control tokens in it are escaped and stay text.
@@ -119,12 +94,14 @@ class MM1Processor(ProcessorMixin):
         num_image_tokens: Placeholders per tile, the connector's number.
         image_token: The placeholder, unless the tokenizer has its own `image_token`.
         chat_template: A Jinja template; the tokenizer's by default.
+        markers: One of `MARKERS`: what stands around the tiles of an image; see `image_layout`.
 
     Raises:
-        ValueError: If the tokenizer is not a fast one or lacks the image token.
+        ValueError: If the tokenizer is not a fast one or lacks the image token or the markers.
     """
 
     valid_processor_kwargs = MM1ProcessorKwargs
+    skip_tensor_conversion = [*ProcessorMixin.skip_tensor_conversion, "image_plans"]
 
     def __init__(
         self,
@@ -133,8 +110,9 @@ class MM1Processor(ProcessorMixin):
         num_image_tokens: int = 144,
         image_token: str = IMAGE_TOKEN,
         chat_template: str | None = None,
+        markers: str = "none",
     ):
-        _require_fast(tokenizer)
+        require_fast(tokenizer)
         if num_image_tokens < 1:
             raise ValueError(
                 f"num_image_tokens is {num_image_tokens}, but a tile needs at least one."
@@ -149,10 +127,19 @@ class MM1Processor(ProcessorMixin):
                 "the model's embeddings."
             )
         self.image_token_id = added[self.image_token]
+        require_name("markers", markers, MARKERS)
+        self.markers = markers
+        missing = [token for token in MARKER_TOKENS[markers] if token not in added]
+        if missing:
+            raise ValueError(
+                f"The tokenizer lacks {len(missing)} tokens of markers={markers!r}, such as "
+                f"{missing[0]!r}. Use MM1Processor.from_parts, which adds them, and resize the "
+                "model's embeddings."
+            )
         super().__init__(
             image_processor, tokenizer, chat_template=chat_template or tokenizer.chat_template
         )
-        _install_mark_removal(tokenizer)
+        install_mark_removal(tokenizer)
 
     @classmethod
     def from_parts(
@@ -163,21 +150,25 @@ class MM1Processor(ProcessorMixin):
         tiling: str = "none",
         resize_policy: str = "stretch",
         chat_template: str | None = None,
+        markers: str = "none",
         **image_kwargs,
     ) -> "MM1Processor":
         """Build the processor that fits a model's configuration.
 
-        Changes what it is given where the two must agree: the tokenizer receives the image token, a
-        pad token (its end of sequence) if it has none, and left padding, which generation needs;
-        training passes `padding_side="right"`. `config.image_token_id` is filled in if `None`.
+        Changes what it is given where the two must agree: the tokenizer receives the image token,
+        the tokens of the markers, a pad token (its end of sequence) if it has none, and left
+        padding, which generation needs; training passes `padding_side="right"`.
+        `config.image_token_id` is filled in if `None`.
 
         Args:
             tokenizer: A fast tokenizer, or the path or name of one.
             config: An `MM1Config`: tile size, tokens per tile and vocabulary size come from it.
-            tiling: `"none"` or `"static"`.
+            tiling: `"none"`, `"static"` or `"dynamic"`.
             resize_policy: `"stretch"`, `"crop"` or `"pad"`.
             chat_template: A Jinja template. By default the tokenizer's own, made to accept image
                 parts, or, for a tokenizer without one, a plain template of ours.
+            markers: `"none"`, `"index"` or `"separators"`. Their tokens enlarge the vocabulary;
+                the error that a model's vocabulary is too small for them says what to do.
             image_kwargs: Further settings of `MM1ImageProcessor`.
 
         Raises:
@@ -187,9 +178,11 @@ class MM1Processor(ProcessorMixin):
             from transformers import AutoTokenizer  # slow to import, and not needed otherwise
 
             tokenizer = AutoTokenizer.from_pretrained(tokenizer)
-        _require_fast(tokenizer)
+        require_fast(tokenizer)
+        require_name("markers", markers, MARKERS)
         image_token = add_image_token(tokenizer)
-        _add_padding(tokenizer)
+        add_special_tokens(tokenizer, MARKER_TOKENS[markers])
+        add_padding(tokenizer)
         height, width = image_height_width(config.vision_config)
         if image_kwargs.get("size") is None:
             image_kwargs["size"] = {"height": height, "width": width}
@@ -204,7 +197,8 @@ class MM1Processor(ProcessorMixin):
             tokenizer=tokenizer,
             num_image_tokens=config.connector_config.num_image_tokens,
             image_token=image_token,
-            chat_template=_choose_chat_template(chat_template, tokenizer, image_token),
+            chat_template=choose_chat_template(chat_template, tokenizer, image_token),
+            markers=markers,
         )
         _agree_on_image_token(processor, config)
         return processor
@@ -214,20 +208,37 @@ class MM1Processor(ProcessorMixin):
     @property
     def unused_input_names(self) -> list[str]:
         """Outputs of the parts that no MM1 model takes."""
-        return ["num_tiles", "token_type_ids"]
+        return ["num_tiles", "tile_plans", "image_numbers", "token_type_ids"]
+
+    @property
+    def image_token_ids(self) -> list[int]:
+        """Ids of all tokens that images become: the placeholder and the markers."""
+        tokens = [self.image_token, *MARKER_TOKENS[self.markers]]
+        return self.tokenizer.convert_tokens_to_ids(tokens)
 
     def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs) -> str:
-        """Placeholders of one image."""
-        num_tiles = int(image_inputs["num_tiles"][image_idx])
-        return self.image_token * num_image_tokens(num_tiles, self.num_image_tokens)
+        """Placeholders and markers of one image, from the output of the image processor."""
+        return image_text(
+            image_inputs["tile_plans"][image_idx],
+            image_token=self.image_token,
+            tokens_per_tile=self.num_image_tokens,
+            image=image_inputs["image_numbers"][image_idx],
+            markers=self.markers,
+        )
 
     def prepare_inputs_layout(self, images=None, text=None, **kwargs):
-        """Open the images and put the text into a list; empty lists of images are none."""
+        """Open the images and give each text its own; empty lists of images are none."""
         images, text, videos, audio = super().prepare_inputs_layout(
             images=images, text=text, **kwargs
         )
-        if isinstance(images, (list, tuple)) and count_images(images) == 0:
-            images = None
+        if images is None or (isinstance(images, (list, tuple)) and count_images(images) == 0):
+            return None, text, videos, audio
+        if text is not None and images_per_sample(images) is None:
+            counts = [e.count(self.image_token) for e in text if isinstance(e, str)]
+            named = flatten_images(images)
+            # Otherwise `validate_inputs` says what is wrong.
+            if sum(counts) == count_images(images) and len(counts) == len(text):
+                images = [[next(named)[1] for _ in range(count)] for count in counts]
         return images, text, videos, audio
 
     def validate_inputs(self, images=None, text=None, videos=None, audio=None, **kwargs) -> None:
@@ -244,48 +255,53 @@ class MM1Processor(ProcessorMixin):
             raise ValueError("Neither text nor images were given: pass at least one of them.")
         if text is None:
             return
-        for sample, entry in enumerate(text):
-            if not isinstance(entry, str):
-                raise ValueError(
-                    f"Sample {sample} of text is of type {type(entry).__name__}, but a string is "
-                    "expected."
-                )
-        found = [entry.count(self.image_token) for entry in text]
-        per_sample = images_per_sample(images)
-        if per_sample is not None:
-            self._compare_per_sample(found, per_sample)
-            return
-        num_images = 0 if images is None else count_images(images)
-        if sum(found) != num_images:
-            sample = _first_disagreeing_sample(found, num_images)
-            raise ValueError(
-                f"Sample {sample}: the text has {found[sample]} placeholders {self.image_token!r}. "
-                f"All {len(text)} samples together have {sum(found)}, but {num_images} images were "
-                "given. Pass one image per placeholder, in reading order, or one list of images "
-                "per sample; write a literal placeholder as processor.escape(text)."
-            )
-
-    def _compare_per_sample(self, found: list[int], given: list[int]) -> None:
-        if len(found) != len(given):
-            raise ValueError(
-                f"images has lists for {len(given)} samples, but text has {len(found)} samples. "
-                "Pass one list of images per sample, an empty one for text alone."
-            )
-        for sample, (placeholders, num_images) in enumerate(zip(found, given, strict=True)):
-            if placeholders != num_images:
-                raise ValueError(
-                    f"Sample {sample}: the text has {placeholders} placeholders "
-                    f"{self.image_token!r}, but {num_images} images were given for it. Pass one "
-                    "image per placeholder; write a literal placeholder as processor.escape(text)."
-                )
+        require_matching_images(
+            text,
+            image_token=self.image_token,
+            num_images=0 if images is None else count_images(images),
+            images_per_sample=images_per_sample(images),
+        )
 
     def _process_images(self, images, **kwargs):
+        max_image_tokens = kwargs.pop("max_image_tokens", None)
+        return_image_plans = kwargs.pop("return_image_plans", None)
+        plans = self._plan_images(images, max_image_tokens, kwargs)
+        # The same grids again, whatever led to them.
+        kwargs["max_tiles"] = [cap for plan in plans for cap in plan.max_tiles]
         inputs = self.image_processor(images, **kwargs)
+        if return_image_plans:
+            inputs["image_plans"] = plans
         replacements = [
             self.replace_image_token(inputs, image_idx=index)
             for index in range(len(inputs["num_tiles"]))
         ]
         return inputs, replacements
+
+    def _plan_images(
+        self, images: Any, max_image_tokens: int | None, images_kwargs: dict
+    ) -> list[SamplePlan]:
+        layout = images_kwargs.get("input_data_format")
+        samples, caps = self.image_processor.group_by_sample(
+            images, max_tiles=images_kwargs.get("max_tiles")
+        )
+        plans = []
+        for number, (sample, max_tiles) in enumerate(zip(samples, caps, strict=True)):
+            sizes = [
+                read_image_size(i.image, name=i.name, input_data_format=layout) for i in sample
+            ]
+            plan = self.image_processor.plan_sample(
+                sizes,
+                tokens_per_tile=self.num_image_tokens,
+                markers=self.markers,
+                max_image_tokens=max_image_tokens,
+                images_kwargs={**images_kwargs, "max_tiles": max_tiles},
+                name=f"sample {number}",
+            )
+            if plan.lowered:
+                lowered = ", ".join(f"image {i} from {a} to {b} tiles" for i, a, b in plan.lowered)
+                logger.info(f"Sample {number}: fewer tiles for max_image_tokens: {lowered}.")
+            plans.append(plan)
+        return plans
 
     def _check_special_mm_tokens(self, text, text_inputs, modalities) -> None:
         try:
@@ -305,21 +321,38 @@ class MM1Processor(ProcessorMixin):
 
     # Counting without pixels.
 
-    def plan(self, image_sizes: Sequence[tuple[int, int]], **images_kwargs) -> ImagesPlan:
-        """Tiles and tokens of images of the given sizes.
+    def plan(
+        self,
+        image_sizes: Sequence[tuple[int, int]],
+        *,
+        max_image_tokens: int | None = None,
+        name: str = "the sample",
+        **images_kwargs,
+    ) -> SamplePlan:
+        """Tiles and tokens of the images of one sample, given their sizes.
 
         Args:
             image_sizes: Upright (height, width) in pixels of each image.
+            max_image_tokens: Most tokens of all images together; see `plan_sample`.
+            name: What an error calls the sample.
             images_kwargs: Settings that override the image processor's, as in a call.
         """
-        tiles = tuple(
-            self.image_processor.plan(height, width, images_kwargs) for height, width in image_sizes
+        return self.image_processor.plan_sample(
+            image_sizes,
+            tokens_per_tile=self.num_image_tokens,
+            markers=self.markers,
+            max_image_tokens=max_image_tokens,
+            images_kwargs=images_kwargs,
+            name=name,
         )
-        num_tiles = tuple(plan.num_tiles for plan in tiles)
-        num_tokens = tuple(num_image_tokens(number, self.num_image_tokens) for number in num_tiles)
-        return ImagesPlan(tiles, num_tiles, num_tokens)
 
     def _get_num_multimodal_tokens(self, image_sizes=None, **kwargs) -> MultiModalData:
+        """What serving engines ask: counts of the images of one prompt.
+
+        An engine that caches images asks for, and processes, only those it has not seen. Then the
+        number of images in the sample is not known here; docs/guides/high-resolution.md says which
+        settings do not depend on it.
+        """
         if image_sizes is None:
             return MultiModalData()
         plan = self.plan(image_sizes, **{**kwargs, **kwargs.get("images_kwargs", {})})
@@ -341,10 +374,119 @@ class MM1Processor(ProcessorMixin):
         """
         return interleave(segments, image_token=self.image_token, escape=self.escape)
 
+    def few_shot_prompt(
+        self,
+        examples: Sequence,
+        query: Any,
+        *,
+        high_resolution_last: int = 3,
+        prompt: str = VQA_PROMPT,
+        separator: str = "\n",
+        max_tiles: int | None = None,
+    ) -> FewShotPrompt:
+        """Join worked examples and a query; see `mm1_hf.model.interleaving_mm1.few_shot_prompt`.
+
+        For a batch, pass `text`, `images` and `max_tiles` of several prompts as three lists.
+        """
+        return few_shot_prompt(
+            examples,
+            query,
+            image_token=self.image_token,
+            escape=self.escape,
+            max_tiles=max_tiles or self.image_processor.max_tiles,
+            high_resolution_last=high_resolution_last,
+            prompt=prompt,
+            separator=separator,
+        )
+
+    def few_shot(
+        self,
+        examples: Sequence,
+        query: Any,
+        *,
+        high_resolution_last: int = 3,
+        style: Literal["prompt", "chat"] = "prompt",
+        prompt: str | None = None,
+        separator: str = "\n",
+        system: str | None = None,
+        return_tensors: str = "pt",
+        **kwargs,
+    ) -> BatchFeature:
+        """Model inputs of worked examples and a query, the earlier examples at low resolution.
+
+        The query and the `high_resolution_last` examples before it are tiled as the settings say,
+        even with dynamic tiling, which else leaves samples of many images whole; earlier examples
+        become one tile per image.
+
+        Args:
+            examples: Each a mapping with `images` (one or a list), `question` and `answer`, which
+                may be a whole chain of thought. With `style="prompt"` also a list of texts and
+                images, taken as it stands.
+            query: The same without `answer`.
+            high_resolution_last: How many examples before the query keep high resolution.
+            style: `"prompt"`: running text, for a pre-trained model. `"chat"`: turns of the chat
+                template, for a tuned one.
+            prompt: See `few_shot_prompt`; `VQA_PROMPT` by default. Not for `"chat"`, where images
+                come first and the question follows.
+            separator: Between the examples of a prompt.
+            system: A system turn before a chat.
+            return_tensors: `"pt"` or `"np"`.
+            kwargs: Further arguments of a call of the processor.
+
+        Raises:
+            ValueError: If an example lacks something; names it.
+
+        Source: MM1, arXiv 2403.09611, section 4: 3 examples at high resolution, as reported.
+        """
+        require_name("style", style, ("prompt", "chat"))
+        if style == "prompt":
+            if system is not None:
+                raise ValueError(
+                    "system belongs to style='chat'. Begin the prompt with it instead."
+                )
+            made = self.few_shot_prompt(
+                examples,
+                query,
+                high_resolution_last=high_resolution_last,
+                prompt=VQA_PROMPT if prompt is None else prompt,
+                separator=separator,
+                max_tiles=kwargs.pop("max_tiles", None),
+            )
+            caps = {"max_tiles": made.max_tiles} if made.images else {}
+            return self(
+                text=made.text,
+                images=made.images or None,
+                return_tensors=return_tensors,
+                **caps,
+                **kwargs,
+            )
+        if prompt is not None:
+            raise ValueError("prompt belongs to style='prompt'. Write it into the questions.")
+        messages = few_shot_messages(examples, query, system=system)
+        return self.apply_chat_template(
+            messages,
+            high_resolution_last=high_resolution_last,
+            tokenize=True,
+            return_dict=True,
+            add_generation_prompt=True,
+            return_tensors=return_tensors,
+            processor_kwargs=kwargs,
+        )
+
     def apply_chat_template(
-        self, conversation, chat_template=None, *, escape: bool = True, **kwargs
+        self,
+        conversation,
+        chat_template=None,
+        *,
+        escape: bool = True,
+        high_resolution_last: int | None = None,
+        **kwargs,
     ):
         """Render a conversation, or a batch of them, as transformers' own method does.
+
+        With `return_assistant_tokens_mask=True`, the mask is 1 at the tokens of answers and 0
+        elsewhere, also at images inside of answers. It comes from the template's generation marks;
+        the text is tokenised once.
 
         Args:
             conversation: Messages with `role` and `content`; content is a string or a list of parts
@@ -352,125 +494,66 @@ class MM1Processor(ProcessorMixin):
             chat_template: A template to use instead of the processor's.
             escape: If true, control tokens in the messages, tools and documents stay text, so
                 images come from image parts only. If false, `<image>` in a text is a placeholder.
+            high_resolution_last: If given, only the images of the last user turn and of so many
+                turns before it are tiled; earlier ones become one tile each.
             kwargs: transformers' own arguments, such as `tokenize`, `return_dict`,
                 `add_generation_prompt`, `return_assistant_tokens_mask`, `processor_kwargs`.
+
+        Raises:
+            ValueError: If a part of a message is neither text nor image; names its place.
         """
+        require_known_parts(conversation)
+        if high_resolution_last is not None and kwargs.get("tokenize"):
+            kwargs["processor_kwargs"] = self._with_caps(
+                kwargs.get("processor_kwargs") or {}, conversation, high_resolution_last
+            )
         if escape:
-            control_tokens = self._control_tokens(chat_template)
-            conversation = _escape_strings(conversation, control_tokens)
+            tokens = self._control_tokens(chat_template)
+            conversation = escape_messages(conversation, tokens)
             for name in ("tools", "documents"):
                 if kwargs.get(name) is not None:
-                    kwargs[name] = _escape_strings(kwargs[name], control_tokens)
-        return super().apply_chat_template(conversation, chat_template, **kwargs)
+                    kwargs[name] = escape_messages(kwargs[name], tokens)
+        output: Any = super().apply_chat_template(conversation, chat_template, **kwargs)
+        if hasattr(output, "keys") and "assistant_masks" in output:
+            output["assistant_masks"] = without_images(
+                output["assistant_masks"], output["input_ids"], self.image_token_ids
+            )
+        return output
+
+    def _with_caps(self, processor_kwargs: dict, conversation: Any, last: int) -> dict:
+        """`processor_kwargs` with a number of tiles for each image of a conversation."""
+        processor_kwargs = dict(processor_kwargs)
+        images_kwargs = dict(processor_kwargs.pop("images_kwargs", None) or {})
+        most = processor_kwargs.pop("max_tiles", None) or images_kwargs.get("max_tiles")
+        images_kwargs["max_tiles"] = high_resolution_caps(
+            conversation,
+            high_resolution_last=last,
+            max_tiles=most or self.image_processor.max_tiles,
+        )
+        return processor_kwargs | {"images_kwargs": images_kwargs}
 
     def _control_tokens(self, chat_template: str | None = None) -> ControlTokens:
-        """Special tokens, and added tokens that the chat template writes as control tokens."""
         template = chat_template or self.chat_template or ""
         if isinstance(template, dict):
             template = "".join(template.values())
-        named = tuple(self.tokenizer.all_special_tokens)
-        key = (template, named, len(self.tokenizer))
+        key = (template, tuple(self.tokenizer.all_special_tokens), len(self.tokenizer))
         if getattr(self, "_cached_control_tokens", (None,))[0] != key:
-            added = self.tokenizer.added_tokens_decoder.values()
-            written = [
-                token
-                for token in added
-                if token.special or (token.content in template and not token.content.isspace())
-            ]
-            names = {token.content for token in written}.union(named)
-            normalized = {token.content for token in written if token.normalized}
-            tokens = ControlTokens(names, unescapable=normalized)
-            self._cached_control_tokens = (key, tokens)
+            self._cached_control_tokens = (key, control_tokens(self.tokenizer, template))
         return self._cached_control_tokens[1]
-
-
-def _escape_strings(value: Any, control_tokens: ControlTokens) -> Any:
-    """Escape every string in nested messages, except the sources of images and fixed names."""
-    if isinstance(value, str):
-        return control_tokens.escape(value)
-    if isinstance(value, dict):
-        if value.get("type") in _MEDIA_PARTS:
-            return value
-        return {
-            key: entry if key in _NEVER_ESCAPED_KEYS else _escape_strings(entry, control_tokens)
-            for key, entry in value.items()
-        }
-    messages = getattr(value, "messages", value)  # a `Chat`, as pipelines pass it
-    if isinstance(messages, (list, tuple)):
-        return [_escape_strings(entry, control_tokens) for entry in messages]
-    return value
-
-
-def _first_disagreeing_sample(found: list[int], num_images: int) -> int:
-    """The sample whose placeholders exhaust the images, or the last one if images are left."""
-    for sample, placeholders in enumerate(found):
-        num_images -= placeholders
-        if num_images < 0:
-            return sample
-    return len(found) - 1
-
-
-def _require_fast(tokenizer: Any) -> None:
-    if getattr(tokenizer, "backend_tokenizer", None) is None:
-        raise ValueError(
-            f"A fast tokenizer is needed, but {type(tokenizer).__name__} was given. Load it with "
-            "AutoTokenizer, or convert it to a tokenizer.json with the tokenizers library."
-        )
-
-
-def _install_mark_removal(tokenizer: Any) -> None:
-    """Put the removal of escape marks in front of the normalizer, once.
-
-    Some tokenizer classes rebuild their normalizer when they are loaded, so this cannot be left to
-    the saved file.
-    """
-    backend = tokenizer.backend_tokenizer
-    if backend.normalizer is None:
-        backend.normalizer = _REMOVE_MARKS
-        return
-    state = json.loads(backend.normalizer.__getstate__())
-    first = state["normalizers"][0] if state["type"] == "Sequence" else state
-    if first != json.loads(_REMOVE_MARKS.__getstate__()):
-        backend.normalizer = normalizers.Sequence([_REMOVE_MARKS, backend.normalizer])
-
-
-def _add_padding(tokenizer: Any) -> None:
-    if tokenizer.pad_token is None:
-        if tokenizer.eos_token is None:
-            raise ValueError(
-                "The tokenizer has neither a pad token nor an end of sequence. Set "
-                "tokenizer.pad_token to one of its tokens."
-            )
-        tokenizer.pad_token = tokenizer.eos_token
-    tokenizer.padding_side = "left"
-    tokenizer.init_kwargs["padding_side"] = "left"  # only what stands here is saved
-
-
-def _choose_chat_template(chat_template: str | None, tokenizer: Any, image_token: str) -> str:
-    if chat_template is not None:
-        return chat_template
-    own = tokenizer.chat_template
-    quoted = image_token.replace("\\", "\\\\").replace("'", "\\'")
-    if own is None:
-        if tokenizer.eos_token is None:
-            raise ValueError(
-                "The tokenizer has neither a chat template nor an end of sequence to close the "
-                "answers with. Set tokenizer.eos_token, or pass chat_template=."
-            )
-        return _CHAT_TEMPLATE.replace("IMAGE_TOKEN", quoted)
-    if isinstance(own, str) and "image" not in own:
-        return _PARTS_TO_STRINGS.replace("IMAGE_TOKEN", quoted) + own
-    return own
 
 
 def _agree_on_image_token(processor: MM1Processor, config: Any) -> None:
     token, token_id = processor.image_token, processor.image_token_id
     vocab_size = config.text_config.vocab_size
-    if token_id >= vocab_size:
+    highest = max(processor.image_token_ids)
+    if highest >= vocab_size:
+        last = processor.tokenizer.convert_ids_to_tokens(highest)
+        name = "image token" if highest == token_id else f"token of markers={processor.markers!r}"
         raise ValueError(
-            f"The image token {token!r} has id {token_id}, but the model's vocabulary has "
-            f"{vocab_size} rows: pass tokenizer= to MM1ForConditionalGeneration.from_parts, or "
-            "call model.resize_token_embeddings(len(tokenizer))."
+            f"The {name} {last!r} has id {highest}, but the model's vocabulary has {vocab_size} "
+            "rows: pass tokenizer=, which has the token now, to "
+            "MM1ForConditionalGeneration.from_parts, or call "
+            "model.resize_token_embeddings(len(tokenizer))."
         )
     if config.image_token_id is None:
         config.image_token_id = token_id
