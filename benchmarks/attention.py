@@ -5,11 +5,7 @@ builds for the same pack, and a loop over documents written by hand. Times are C
 least of several rounds in which all take turns, so that other work on the machine disturbs little.
 """
 
-import argparse
-import json
 import os
-import platform
-import time
 from collections.abc import Callable
 from types import SimpleNamespace
 
@@ -18,7 +14,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import torch
 import torch.nn.functional as F
-import transformers
+from harness import cpu_seconds, print_result, quick_asked
 from transformers import LlamaConfig
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -68,12 +64,6 @@ def inputs() -> list[torch.Tensor]:
     return [torch.randn(shape).transpose(1, 2).requires_grad_() for _ in range(3)]
 
 
-def cpu_seconds(work: Callable[[], object]) -> float:
-    start = time.process_time()
-    work()
-    return time.process_time() - start
-
-
 def time_forward(attention: Callable[..., torch.Tensor]) -> float:
     tensors = inputs()
     with torch.no_grad():
@@ -109,11 +99,7 @@ def measure(rounds: int) -> dict[str, dict[str, float]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer rounds")
-    rounds = 4 if parser.parse_args().quick else 16
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
+    rounds = 4 if quick_asked(__doc__) else 16
     register_packed_sdpa()
     milliseconds = measure(rounds)
     ours, dense, loop = (milliseconds[name] for name in ("ours", "dense_mask", "by_hand"))
@@ -130,23 +116,13 @@ def main() -> None:
         "heads": HEADS,
         "head_width": HEAD_WIDTH,
     }
-    result = {
-        "question": "attention",
-        "ratios": {
-            "packed_forward": round(dense["forward"] / ours["forward"], 2),
-            "packed_step": round(dense["step"] / ours["step"], 2),
-            # The worse of the two.
-            "against_loop": round(min(loop[kind] / ours[kind] for kind in ours), 3),
-        },
-        "figures": figures,
-        "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "threads": 1},
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
+    ratios = {
+        "packed_forward": round(dense["forward"] / ours["forward"], 2),
+        "packed_step": round(dense["step"] / ours["step"], 2),
+        # The worse of the two.
+        "against_loop": round(min(loop[kind] / ours[kind] for kind in ours), 3),
     }
-    print(json.dumps(result))
+    print_result("attention", ratios=ratios, figures=figures)
 
 
 if __name__ == "__main__":

@@ -7,12 +7,9 @@ them our image processor (`figures.peers_with_our_pixels`). Times are CPU second
 several rounds in which all take turns. WebDataset is left out where it is not installed.
 """
 
-import argparse
 import importlib.util
 import io
-import json
 import os
-import platform
 import tarfile
 import tempfile
 import time
@@ -25,8 +22,8 @@ os.environ.update(OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", HF_HUB_OF
 
 import datasets
 import numpy as np
-import PIL
 import torch
+from harness import print_result, quick_asked
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch.utils.data import DataLoader
@@ -175,10 +172,7 @@ def measure(contestants: dict[str, Callable[[], int]], rounds: int) -> dict[str,
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer pictures and rounds")
-    quick = parser.parse_args().quick
-    torch.set_num_threads(1)
+    quick = quick_asked(__doc__, help="fewer pictures and rounds")
     datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0
     datasets.disable_progress_bars()
     has_webdataset = importlib.util.find_spec("webdataset") is not None
@@ -210,31 +204,25 @@ def main() -> None:
         speed = measure(contestants, rounds=2 if quick else 4)
     for contestant, images in speed.items():
         print(f"{contestant:>30}: {images:7.1f} images/s")
-    print(json.dumps(report(speed, planned / count / 2 * 1e6, kib)))
+    report(speed, planned / count / 2 * 1e6, kib)
 
 
-def report(speed: dict[str, float], measuring: float, kib: float) -> dict:
+def report(speed: dict[str, float], measuring: float, kib: float) -> None:
     peers = [name for name in ("datasets_streaming", "webdataset") if name in speed]
-    return {
-        "question": "loader",
-        "ratios": {f"vs_{name}": round(speed["ours"] / speed[name], 2) for name in peers},
-        "figures": {
-            "images_per_second": speed,
-            "peers_with_our_pixels": {
-                f"vs_{name}": round(speed["ours"] / speed[f"{name}+our_pixels"], 2)
-                for name in peers
-            },
-            "measuring_and_planning_microseconds_per_document": round(measuring, 1),
-            "kib_per_picture": round(kib, 1),
+    figures = {
+        "images_per_second": speed,
+        "peers_with_our_pixels": {
+            f"vs_{name}": round(speed["ours"] / speed[f"{name}+our_pixels"], 2) for name in peers
         },
-        "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "threads": 1},
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "datasets": datasets.__version__,
-            "pillow": PIL.__version__,
-        },
+        "measuring_and_planning_microseconds_per_document": round(measuring, 1),
+        "kib_per_picture": round(kib, 1),
     }
+    print_result(
+        "loader",
+        ratios={f"vs_{name}": round(speed["ours"] / speed[name], 2) for name in peers},
+        figures=figures,
+        packages=("torch", "datasets", "pillow"),
+    )
 
 
 if __name__ == "__main__":

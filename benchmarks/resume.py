@@ -8,10 +8,8 @@ to the documents of that pack (`seek_ms`, the slowest position; opening is a fig
 skipping at many steps and comparing document by document with the uncut one.
 """
 
-import argparse
 import json
 import os
-import platform
 import tempfile
 import time
 from collections import Counter
@@ -22,9 +20,8 @@ os.environ.update(OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", HF_HUB_OF
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
-import transformers
 from accelerate import skip_first_batches
+from harness import print_result, quick_asked
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerFast
@@ -115,10 +112,7 @@ def trainer_skip(dataset: PackedDataset, step: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a shorter plan")
-    quick = parser.parse_args().quick
-    torch.set_num_threads(1)
+    quick = quick_asked(__doc__, help="a shorter plan")
     num_sequences = 20_000 if quick else 400_000
     processor = make_processor()
     with tempfile.TemporaryDirectory() as name:
@@ -142,29 +136,16 @@ def main() -> None:
         lost, repeated = count_differences(
             open_dataset(folder, processor, 40 * BATCH), cuts=[1, 2, 7, 20, 39]
         )
-    result = {
-        "question": "resume",
-        "ratios": {
-            "seek_ms": round(max(seeking.values()), 2),
-            "lost": lost,
-            "repeated": repeated,
-        },
-        "figures": {
-            "packs": num_sequences,
-            "documents": sum(entry.documents for entry in documents.values()),
-            "measuring_and_planning_seconds": round(planning, 1),
-            "opening_ms": round(max(opening.values()), 1),
-            "seek_ms": {place: round(value, 2) for place, value in seeking.items()},
-            "trainer_skip_ms": {"steps": steps - 1, "ms": round(skipped, 1)},
-        },
-        "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "threads": 1},
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
+    ratios = {"seek_ms": round(max(seeking.values()), 2), "lost": lost, "repeated": repeated}
+    figures = {
+        "packs": num_sequences,
+        "documents": sum(entry.documents for entry in documents.values()),
+        "measuring_and_planning_seconds": round(planning, 1),
+        "opening_ms": round(max(opening.values()), 1),
+        "seek_ms": {place: round(value, 2) for place, value in seeking.items()},
+        "trainer_skip_ms": {"steps": steps - 1, "ms": round(skipped, 1)},
     }
-    print(json.dumps(result))
+    print_result("resume", ratios=ratios, figures=figures)
 
 
 if __name__ == "__main__":

@@ -106,6 +106,28 @@ def test_the_size_of_the_accumulated_batch_is_what_counts(dtype, tmp_path):
     assert losses[0] == pytest.approx(losses[1], rel=1e-5 if dtype == torch.float32 else 1e-2)
 
 
+def test_evaluation_hands_logits_to_metrics_and_the_training_loss_agrees(tmp_path):
+    seen = {}
+
+    def metrics(prediction):
+        seen["logits"], seen["labels"] = prediction.predictions[0].shape, prediction.label_ids.shape
+        return {}
+
+    model = mm1()
+    job = trainer(model, tmp_path, per_device_eval_batch_size=4)
+    job.compute_metrics = metrics
+    loss = job.evaluate(examples())["eval_loss"]
+    assert seen == {"logits": (8, len(SAMPLE), tiny.VOCABULARY), "labels": (8, len(SAMPLE))}
+    model.train()
+    assert model(**collate(examples())).loss.item() == pytest.approx(loss, rel=1e-5)
+
+
+def test_smoothed_labels_train_from_logits(tmp_path):
+    job = trainer(mm1(), tmp_path, label_smoothing_factor=0.1, save_strategy="no")
+    job.train()
+    assert job.state.log_history[0]["grad_norm"] > 0
+
+
 def test_activation_checkpointing_trains_every_part(tmp_path):
     changes = {"activation_checkpointing": True}
     if not hasattr(TrainingArguments, "activation_checkpointing"):

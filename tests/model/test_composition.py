@@ -396,7 +396,7 @@ def test_a_part_that_lacks_weights_is_an_error_not_noise(part, tmp_path):
     sources = {name: tmp_path / name for name in whole}
     MM1ForConditionalGeneration.from_parts(**sources)
     without(tmp_path / part, prefix=whole[part][1])
-    with pytest.raises(ValueError, match="lacks .* weights of MM1"):
+    with pytest.raises(ValueError, match=r"lacks .* weights of MM1"):
         MM1ForConditionalGeneration.from_parts(**sources)
 
 

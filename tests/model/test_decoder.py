@@ -72,8 +72,8 @@ def test_changing_one_packed_document_changes_no_bit_of_the_others(changed, trai
     documents = [list(document) for document in DOCUMENTS]
     documents[changed][0] = 50
     lengths = [len(document) for document in documents]
-    before = model(**packed()).logits.split(lengths, dim=1)
-    after = model(**packed(documents)).logits.split(lengths, dim=1)
+    before = model(**packed(), skip_logits=False).logits.split(lengths, dim=1)
+    after = model(**packed(documents), skip_logits=False).logits.split(lengths, dim=1)
     same = [torch.equal(a, b) for a, b in zip(before, after, strict=True)]
     assert same == [index != changed for index in range(3)]
 

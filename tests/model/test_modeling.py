@@ -255,7 +255,7 @@ def packed(*samples: list[int]) -> dict[str, torch.Tensor]:
 def test_packed_documents_are_read_as_if_alone(text, training):
     model = mm1(text_config=tiny.text_configs()[text]).train(training)
     pixels = tiny.tiles(3)
-    found = model(**packed(ONE, NONE, TWO), pixel_values=pixels).logits
+    found = model(**packed(ONE, NONE, TWO), pixel_values=pixels, skip_logits=False).logits
     found = found.split([len(ONE), len(NONE), len(TWO)], dim=1)
     for logits, sample, own in zip(
         found, (ONE, NONE, TWO), (pixels[:1], None, pixels[1:]), strict=True

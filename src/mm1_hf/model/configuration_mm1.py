@@ -129,6 +129,7 @@ class MM1VisionConfig(PreTrainedConfig):
         "layers.*.mlp.fc1": "colwise",
         "layers.*.mlp.fc2": "rowwise",
     }
+    base_model_fsdp_plan = {"layers.*": "free_full_weight"}
 
     hidden_size: int = 1280
     intermediate_size: int = 5120
@@ -219,6 +220,7 @@ class MM1ConnectorConfig(PreTrainedConfig):
 
     model_type = "mm1_connector"
     base_config_key = "connector_config"
+    base_model_fsdp_plan = {}
 
     connector_type: str = "c_abstractor"
     num_image_tokens: int | None = None
@@ -306,15 +308,6 @@ class MM1TextConfig(PreTrainedConfig):
     model_type = "mm1_text"
     base_config_key = "text_config"
     keys_to_ignore_at_inference = ["past_key_values"]
-    base_model_tp_plan = {
-        "layers.*.self_attn.q_proj": "colwise",
-        "layers.*.self_attn.k_proj": "colwise",
-        "layers.*.self_attn.v_proj": "colwise",
-        "layers.*.self_attn.o_proj": "rowwise",
-        "layers.*.mlp.gate_proj": "colwise",
-        "layers.*.mlp.up_proj": "colwise",
-        "layers.*.mlp.down_proj": "rowwise",
-    }
     base_model_pp_plan = {
         "embed_tokens": (["input_ids"], ["inputs_embeds"]),
         "layers": (["hidden_states", "attention_mask"], ["hidden_states"]),
@@ -350,6 +343,24 @@ class MM1TextConfig(PreTrainedConfig):
         if self.num_key_value_heads is None:
             self.num_key_value_heads = self.num_attention_heads
         super().__post_init__(**kwargs)
+
+    @property
+    def base_model_tp_plan(self) -> dict[str, str]:
+        """How tensor parallelism spreads the decoder, by names of modules."""
+        plan = {
+            "layers.*.self_attn.q_proj": "colwise",
+            "layers.*.self_attn.k_proj": "colwise",
+            "layers.*.self_attn.v_proj": "colwise",
+            "layers.*.self_attn.o_proj": "rowwise",
+            "layers.*.mlp.gate_proj": "colwise",
+            "layers.*.mlp.up_proj": "colwise",
+            "layers.*.mlp.down_proj": "rowwise",
+        }
+        if self.qk_norm:
+            # Each rank norms its own heads only, so the gradients of the shared weights add up.
+            plan["layers.*.self_attn.q_norm"] = "replicated_with_grad_allreduce"
+            plan["layers.*.self_attn.k_norm"] = "replicated_with_grad_allreduce"
+        return plan
 
     def validate_architecture(self):
         """Raise if the sizes do not fit each other."""
@@ -403,6 +414,11 @@ class MM1Config(PreTrainedConfig):
         "text_config": AutoConfig,
     }
     keys_to_ignore_at_inference = ["past_key_values"]
+    # Whole parts: `generate` calls them without the model around them.
+    base_model_fsdp_plan = {
+        "vision_tower": "free_full_weight",
+        "connector": "free_full_weight",
+    }
     attribute_map = {"image_token_index": "image_token_id"}
 
     vision_config: dict | PreTrainedConfig | None = None

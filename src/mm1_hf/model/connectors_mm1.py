@@ -1,7 +1,8 @@
 """`MM1Connector`: patch tokens of a tile to few visual tokens in the decoder's width.
 
 MM1's finding is that the number of visual tokens and the resolution matter, the connector's type
-hardly. A new connector is one class that takes the configuration, plus one entry in `CONNECTORS`.
+hardly. A new connector is one class that takes the configuration, plus one entry in `CONNECTORS`;
+if it keeps weights per patch, a method `resize_grid` resamples them.
 
 Letters: N tiles, P = rows * columns patches, K visual tokens, Dv and Dt the widths of the vision
 tower and the decoder, C width inside the connector.
@@ -184,6 +185,16 @@ class CAbstractor(nn.Module):
         hidden_states = self.stage2(hidden_states.unflatten(1, (self.side, self.side)))
         return self.readout(hidden_states.flatten(1, 2).contiguous())
 
+    def resize_grid(self, grid: tuple[int, int]) -> None:
+        """Resample the positions for good: `grid` becomes the native one."""
+        positions = resample_positions(
+            self.position_embedding.detach(), source_grid=self.grid, target_grid=grid
+        )
+        self.position_embedding = nn.Parameter(
+            positions, requires_grad=self.position_embedding.requires_grad
+        )
+        self.grid = grid
+
 
 class MLP(nn.Module):
     """One token per patch through an MLP, as in LLaVA-1.5 (arXiv 2310.03744)."""
@@ -291,6 +302,24 @@ class MM1Connector(MM1PreTrainedModel):
                 "pass the grid for tiles of another resolution."
             )
         return self.projector(hidden_states, grid)
+
+    def resize_grid(self, grid: tuple[int, int]) -> None:
+        """Make another patch grid the native one.
+
+        The outputs stay what they were; with `"mlp"`, which keeps one token per patch, the
+        configured number of tokens follows. Make the optimizer later than this.
+
+        Args:
+            grid: Rows and columns of patches.
+        """
+        if tuple(grid) == tuple(self.config.patch_grid):
+            return
+        resize = getattr(self.projector, "resize_grid", None)
+        if resize is not None:
+            resize(tuple(grid))
+        self.config.patch_grid = list(grid)
+        if self.config.connector_type == "mlp":
+            self.config.num_image_tokens = math.prod(grid)
 
 
 __all__ = ["CONNECTORS", "MM1Connector", "build_connector"]

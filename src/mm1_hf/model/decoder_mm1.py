@@ -33,6 +33,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .base_mm1 import MM1PreTrainedModel
 from .configuration_mm1 import MM1TextConfig
+from .loss_mm1 import PredictsTokens, VocabularyHead
 from .packed_attention_mm1 import register_packed_sdpa
 
 register_packed_sdpa()
@@ -219,19 +220,20 @@ class MM1TextModel(MM1PreTrainedModel):
         )
 
 
-class MM1ForCausalLM(MM1PreTrainedModel, GenerationMixin):
+class MM1ForCausalLM(PredictsTokens, MM1PreTrainedModel, GenerationMixin):
     """MM1's decoder with its language-modelling head, for text alone."""
 
     config: MM1TextConfig
     input_modalities = ("text",)
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}
+    _fsdp_plan = {"lm_head": "keep_full_weight"}
     _pp_plan = {"lm_head": (["hidden_states"], ["logits"])}
 
     def __init__(self, config: MM1TextConfig):
         super().__init__(config)
         self.model = MM1TextModel(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = VocabularyHead(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
     @can_return_tuple
@@ -243,8 +245,10 @@ class MM1ForCausalLM(MM1PreTrainedModel, GenerationMixin):
         past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
+        skip_logits: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> CausalLMOutputWithPast:
         """Run the decoder and project to the vocabulary.
@@ -256,16 +260,25 @@ class MM1ForCausalLM(MM1PreTrainedModel, GenerationMixin):
             past_key_values: Cache of earlier keys and values.
             inputs_embeds: `(B, T, D)` in place of `input_ids`.
             labels: `(B, T)`, not shifted; -100 where no loss is wanted.
+            num_items_in_batch: Labels in the whole batch, over which `Trainer` wants the loss to be
+                averaged; by default those given here.
             use_cache: Whether to return a cache. With labels the default is no, since a cache makes
                 transformers ignore the borders of packed documents.
             logits_to_keep: Compute only the last so many logits (0: all), or those at these
                 indices.
-            **kwargs: `num_items_in_batch` and everything `MM1TextModel.forward` takes.
+            skip_logits: Whether to leave the logits out. By default they are left out in training
+                with labels, where they would cost more than the rest of the decoder.
+            **kwargs: `shift_labels`, which are shifted already, in place of `labels`; everything
+                else that `MM1TextModel.forward` takes.
 
         Returns:
-            `loss`, `logits` `(B, T, V)`, `past_key_values`, `hidden_states`, `attentions`.
+            `loss`, `logits` `(B, kept, V)` or None, `past_key_values`, `hidden_states`,
+            `attentions`.
         """
-        if labels is not None and use_cache is None and past_key_values is None:
+        # A named argument would become one of the labels that `Trainer` demands of every batch.
+        shift_labels = kwargs.pop("shift_labels", None)
+        supervised = labels is not None or shift_labels is not None
+        if supervised and use_cache is None and past_key_values is None:
             use_cache = False
         outputs = self.model(
             input_ids=input_ids,
@@ -276,12 +289,16 @@ class MM1ForCausalLM(MM1PreTrainedModel, GenerationMixin):
             use_cache=use_cache,
             **kwargs,
         )
-        logits = self.lm_head(keep_positions(outputs.last_hidden_state, logits_to_keep))
-        loss = None
-        if labels is not None:
-            loss = self.loss_function(
-                logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs
-            )
+        loss, logits, _ = self.predict(
+            outputs.last_hidden_state,
+            labels=labels,
+            shift_labels=shift_labels,
+            num_items_in_batch=num_items_in_batch,
+            logits_to_keep=logits_to_keep,
+            skip_logits=skip_logits,
+            vocab_size=self.config.vocab_size,
+            **kwargs,
+        )
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
@@ -289,18 +306,6 @@ class MM1ForCausalLM(MM1PreTrainedModel, GenerationMixin):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
-
-
-def keep_positions(hidden_states: torch.Tensor, logits_to_keep: int | torch.Tensor) -> torch.Tensor:
-    """Select the positions whose logits are wanted; `(B, T, D)` to `(B, kept, D)`.
-
-    Args:
-        hidden_states: `(B, T, D)`.
-        logits_to_keep: The last so many positions (0: all), or the indices to keep.
-    """
-    if isinstance(logits_to_keep, int):
-        return hidden_states[:, -logits_to_keep:] if logits_to_keep else hidden_states
-    return hidden_states[:, logits_to_keep]
 
 
 __all__ = ["MM1ForCausalLM", "MM1TextModel"]

@@ -8,12 +8,12 @@ never carry a label.
 """
 
 import copy
+import functools
 import inspect
 import math
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import Cache
 from transformers.generation import GenerationMixin
@@ -36,11 +36,12 @@ from .composition_mm1 import (
     text_part,
     vision_part,
 )
-from .configuration_mm1 import MM1Config, image_height_width
+from .configuration_mm1 import MM1Config, image_height_width, patch_grid
 from .connectors_mm1 import MM1Connector
-from .decoder_mm1 import MM1TextModel, keep_positions
+from .decoder_mm1 import MM1TextModel
 from .interleaving_mm1 import add_image_token
-from .vision_mm1 import MM1VisionModel
+from .loss_mm1 import PredictsTokens, Rescale, VocabularyHead
+from .vision_mm1 import MM1VisionModel, resize_tower
 
 # Parts of foreign towers that serve only their pooled output. They never see a gradient here, so
 # they are frozen: a trainable parameter without gradient stops distributed training.
@@ -72,14 +73,17 @@ class MM1CausalLMOutputWithPast(CausalLMOutputWithPast):
 
     Attributes:
         loss: Next-token loss, a scalar, when labels are given.
-        logits: `(B, T, V)`.
+        logits: `(B, kept, V)`; None where they were skipped, as in training with labels.
         past_key_values: Cache of keys and values.
         hidden_states: Hidden states of the decoder, one per layer and the input.
         attentions: Attention weights of the decoder, one per layer.
         image_hidden_states: Visual tokens `(N, K, D)` as they entered the decoder.
+        token_losses: `(B, T)`, if asked for: the loss of predicting what follows each position, not
+            divided by anything; 0 where there is no label.
     """
 
     image_hidden_states: torch.FloatTensor | None = None
+    token_losses: torch.FloatTensor | None = None
 
 
 def _build_part(config: PreTrainedConfig, *, own: type[PreTrainedModel]) -> PreTrainedModel:
@@ -136,21 +140,67 @@ class MM1Model(MM1PreTrainedModel):
         """
         if pixel_values.dtype == torch.uint8:
             pixel_values = self._normalise(pixel_values)
+        pixel_values = pixel_values.to(self.vision_tower.dtype)  # not every foreign tower does it
         height, width = pixel_values.shape[-2:]
         patch_size = self.config.vision_config.patch_size
         grid = (height // patch_size, width // patch_size)
         native = (height, width) == image_height_width(self.config.vision_config)
-        if self._tower_takes_interpolation and not native:
-            kwargs["interpolate_pos_encoding"] = True
+        if not native:
+            self._require_native(height, width)
+            if self._tower_takes_interpolation:
+                kwargs["interpolate_pos_encoding"] = True
         layer = self.config.vision_feature_layer
         if layer is not None:
             kwargs["output_hidden_states"] = True
-        outputs = self.vision_tower(pixel_values, **{**kwargs, "return_dict": True})
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self._tower_learns(pixel_values)):
+            outputs = self.vision_tower(pixel_values, **{**kwargs, "return_dict": True})
         features = outputs.last_hidden_state if layer is None else outputs.hidden_states[layer]
         # Towers put class and register tokens in front of the patches.
         features = features[:, features.shape[1] - math.prod(grid) :].contiguous()
         outputs.pooler_output = self.connector(features, grid=grid)
         return outputs
+
+    def _tower_learns(self, pixel_values: torch.Tensor) -> bool:
+        """Whether anything in front of the tower's output needs a gradient.
+
+        Otherwise no graph is kept, though `enable_input_require_grads`, which adapters of the
+        decoder need under activation checkpointing, also marks the tower's patch embeddings.
+        """
+        parameters = self.vision_tower.parameters()
+        return pixel_values.requires_grad or any(one.requires_grad for one in parameters)
+
+    def resize_image(self, size: int | tuple[int, int]) -> None:
+        """Make another tile size the native one: MM1's way to higher resolution.
+
+        The model computes what it computed with such tiles before, when it interpolated its
+        positions at every call; now tower and connector own the interpolated positions, learn them,
+        and the saved configuration says so. Nothing happens at the native size.
+
+        Call it before the optimizer is made, and make the processor anew, since it owns the size of
+        tiles (and with the `"mlp"` connector their number of tokens changes):
+        `MM1Processor.from_parts(tokenizer=processor.tokenizer, config=model.config)`.
+
+        Args:
+            size: Side of a tile in pixels, or height and width; multiples of the patch size.
+
+        Raises:
+            ValueError: If the size does not suit the tower; see `resize_tower`.
+
+        Source: MM1, arXiv 2403.09611, section 4 (448, 560 and 672 px during fine-tuning).
+        """
+        resize_tower(self.vision_tower, size)
+        self.connector.resize_grid(patch_grid(self.vision_tower.config))
+
+    def _require_native(self, height: int, width: int) -> None:
+        """Raise for a tile size the tower has no positions for; AIMv2 cannot interpolate them."""
+        vision = self.config.vision_config
+        if vision.model_type != "aimv2_vision_model" or vision.is_native:
+            return
+        raise ValueError(
+            f"The tiles have {height} x {width} px, but this AIMv2 tower knows positions for "
+            f"{vision.image_size} x {vision.image_size} px only. Call model.resize_image, or make "
+            "the processor with MM1Processor.from_parts(tokenizer=…, config=model.config)."
+        )
 
     def _normalise(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Normalise uint8 tiles on their device: a quarter of the bytes travel there."""
@@ -305,18 +355,19 @@ class MM1Model(MM1PreTrainedModel):
         )
 
 
-class MM1ForConditionalGeneration(MM1PreTrainedModel, GenerationMixin):
+class MM1ForConditionalGeneration(PredictsTokens, MM1PreTrainedModel, GenerationMixin):
     """MM1 with its language-modelling head: pictures and text in, text out."""
 
     config: MM1Config
     input_modalities = ("image", "text")
     _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}
+    _fsdp_plan = {"lm_head": "keep_full_weight"}
 
     def __init__(self, config: MM1Config):
         super().__init__(config)
         self.model = MM1Model(config)
-        self.lm_head = nn.Linear(
+        self.lm_head = VocabularyHead(
             config.text_config.hidden_size, config.text_config.vocab_size, bias=False
         )
         self.post_init()
@@ -375,11 +426,24 @@ class MM1ForConditionalGeneration(MM1PreTrainedModel, GenerationMixin):
             model.config.image_token_id = tokenizer.convert_tokens_to_ids(image_token)
         return model
 
+    @functools.wraps(GenerationMixin.generate)
+    def generate(self, *args, **kwargs):  # noqa: D102
+        # A batch of text from a collator may bring a tensor of no tiles: nothing to encode, nothing
+        # to repeat for beams.
+        pixel_values = kwargs.get("pixel_values")
+        if pixel_values is not None and not len(pixel_values):
+            del kwargs["pixel_values"]
+        return super().generate(*args, **kwargs)
+
     def get_image_features(
         self, pixel_values: torch.FloatTensor, **kwargs: Unpack[TransformersKwargs]
     ) -> BaseModelOutputWithPooling:
         """Encode tiles and map them to visual tokens; see `MM1Model.get_image_features`."""
         return self.model.get_image_features(pixel_values, **kwargs)
+
+    def resize_image(self, size: int | tuple[int, int]) -> None:
+        """Make another tile size the native one; see `MM1Model.resize_image`."""
+        self.model.resize_image(size)
 
     @can_return_tuple
     def forward(
@@ -391,8 +455,11 @@ class MM1ForConditionalGeneration(MM1PreTrainedModel, GenerationMixin):
         past_key_values: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         labels: torch.LongTensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
+        skip_logits: bool | None = None,
+        return_token_losses: bool = False,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> MM1CausalLMOutputWithPast:
@@ -406,17 +473,26 @@ class MM1ForConditionalGeneration(MM1PreTrainedModel, GenerationMixin):
             past_key_values: Cache of earlier keys and values.
             inputs_embeds: `(B, T, D)` in place of `input_ids`.
             labels: `(B, T)`, not shifted; -100 where no loss is wanted.
+            num_items_in_batch: Labels in the whole batch, over which `Trainer` wants the loss to be
+                averaged; by default those given here.
             use_cache: Whether to return a cache. With labels the default is no, since a cache makes
                 transformers ignore the borders of packed documents.
             logits_to_keep: Compute only the last so many logits (0: all), or those at these
                 indices.
+            skip_logits: Whether to leave the logits out. By default they are left out in training
+                with labels, where they would cost more than the rest of the decoder.
+            return_token_losses: Whether to return the loss of each token beside their mean.
             mm_encoder_outputs: Output of `get_image_features` under `"image"`.
-            **kwargs: `num_items_in_batch` and everything `MM1Model.forward` takes.
+            **kwargs: `shift_labels`, which are shifted already, in place of `labels`; everything
+                else that `MM1Model.forward` takes.
 
         Raises:
             ValueError: If inputs exclude each other, or placeholders and tiles do not match.
         """
-        if labels is not None and use_cache is None and past_key_values is None:
+        # A named argument would become one of the labels that `Trainer` demands of every batch.
+        shift_labels = kwargs.pop("shift_labels", None)
+        supervised = labels is not None or shift_labels is not None
+        if supervised and use_cache is None and past_key_values is None:
             use_cache = False
         outputs = self.model(
             input_ids=input_ids,
@@ -429,14 +505,18 @@ class MM1ForConditionalGeneration(MM1PreTrainedModel, GenerationMixin):
             mm_encoder_outputs=mm_encoder_outputs,
             **kwargs,
         )
-        text_config = self.config.text_config
-        logits = self.lm_head(keep_positions(outputs.last_hidden_state, logits_to_keep))
-        logits = _rescale_logits(logits, text_config)
-        loss = None
-        if labels is not None:
-            loss = self.loss_function(
-                logits=logits, labels=labels, vocab_size=text_config.vocab_size, **kwargs
-            )
+        loss, logits, token_losses = self.predict(
+            outputs.last_hidden_state,
+            labels=labels,
+            shift_labels=shift_labels,
+            num_items_in_batch=num_items_in_batch,
+            logits_to_keep=logits_to_keep,
+            skip_logits=skip_logits,
+            return_token_losses=return_token_losses,
+            vocab_size=self.config.text_config.vocab_size,
+            rescale=_rescaling(self.config.text_config),
+            **kwargs,
+        )
         return MM1CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
@@ -444,18 +524,26 @@ class MM1ForConditionalGeneration(MM1PreTrainedModel, GenerationMixin):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             image_hidden_states=outputs.image_hidden_states,
+            token_losses=token_losses,
         )
 
 
-def _rescale_logits(logits: torch.Tensor, text_config: PreTrainedConfig) -> torch.Tensor:
-    """Apply what some foreign decoders do between head and soft-max (Granite, Cohere, Gemma 2)."""
-    if (divisor := getattr(text_config, "logits_scaling", None)) is not None:
-        logits = logits / divisor
-    if (factor := getattr(text_config, "logit_scale", None)) is not None:
-        logits = logits * factor
-    if (cap := getattr(text_config, "final_logit_softcapping", None)) is not None:
-        logits = torch.tanh(logits / cap) * cap
-    return logits
+def _rescaling(text_config: PreTrainedConfig) -> Rescale | None:
+    """What some foreign decoders do between head and soft-max (Granite, Cohere, Gemma 2)."""
+    divisor = getattr(text_config, "logits_scaling", None)
+    factor = getattr(text_config, "logit_scale", None)
+    cap = getattr(text_config, "final_logit_softcapping", None)
+    if divisor is None and factor is None and cap is None:
+        return None
+
+    def rescale(logits: torch.Tensor) -> torch.Tensor:
+        if divisor is not None:
+            logits = logits / divisor
+        if factor is not None:
+            logits = logits * factor
+        return logits if cap is None else torch.tanh(logits / cap) * cap
+
+    return rescale
 
 
 __all__ = ["MM1ForConditionalGeneration", "MM1Model"]

@@ -3,10 +3,13 @@
 Letters: N tiles, P patches, S = P + 1 with a class token (else P), D width, H heads.
 """
 
+import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -22,7 +25,15 @@ from .base_mm1 import (
     eager_bidirectional_attention,
     resample_positions,
 )
-from .configuration_mm1 import MM1VisionConfig, patch_grid
+from .configuration_mm1 import MM1VisionConfig, image_height_width, patch_grid
+
+# Towers whose learned positions can be resampled for good, and the module that holds them.
+_POSITIONED = {
+    "mm1_vision": "",
+    "aimv2_vision_model": "embeddings",
+    "clip_vision_model": "embeddings",
+    "siglip_vision_model": "embeddings",
+}
 
 
 class MM1VisionAttention(nn.Module):
@@ -60,7 +71,7 @@ class MM1VisionAttention(nn.Module):
             dropout=self.config.attention_dropout if self.training else 0.0,
             **kwargs,
         )
-        return self.o_proj(output.reshape(hidden_states.shape).contiguous()), weights
+        return self.o_proj(output.reshape(*hidden_states.shape[:-1], -1).contiguous()), weights
 
 
 class MM1VisionMLP(nn.Module):
@@ -150,6 +161,10 @@ class MM1VisionModel(MM1PreTrainedModel):
         patches = resample_positions(patches, source_grid=patch_grid(self.config), target_grid=grid)
         return torch.cat([prefix, patches])
 
+    def resize_image(self, size: int | tuple[int, int]) -> None:
+        """Make another tile size the native one; see `resize_tower`."""
+        resize_tower(self, size)
+
     @merge_with_config_defaults
     @capture_outputs(tie_last_hidden_states=False)
     def forward(
@@ -198,4 +213,81 @@ class MM1VisionModel(MM1PreTrainedModel):
         return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=pooled)
 
 
-__all__ = ["MM1VisionModel"]
+def resize_tower(tower: PreTrainedModel, size: int | tuple[int, int]) -> None:
+    """Make another tile size the native one of a vision tower.
+
+    The position table is resampled as a forward with such tiles would, and stays so: the tower
+    computes the same as before, and training goes on from there. A size that is native already
+    changes nothing. The table is a new parameter afterwards, so make the optimizer, or wrap the
+    model for several devices, later than this.
+
+    Args:
+        tower: `MM1VisionModel`, or the vision tower of CLIP, SigLIP or AIMv2, whose tiles must
+            remain squares.
+        size: Side of a tile in pixels, or height and width.
+
+    Raises:
+        ValueError: If the size does not suit the tower, or the kind of tower is unknown.
+
+    Source: MM1, arXiv 2403.09611, section 4 (448, 560 and 672 px during fine-tuning).
+    """
+    config = tower.config
+    height, width = _require_size(size, config)
+    if (height, width) == image_height_width(config):
+        return
+    source_grid = patch_grid(config)
+    target_grid = (height // config.patch_size, width // config.patch_size)
+    num_patches = math.prod(target_grid)
+    embeddings: Any = tower.get_submodule(_POSITIONED[config.model_type])
+    table = getattr(embeddings, "position_embedding", None)
+    if table is not None:  # AIMv2's "native" kind computes its positions and has no table
+        weight = table.weight.detach()
+        prefix, patches = weight.tensor_split([len(weight) - math.prod(source_grid)])
+        patches = resample_positions(patches, source_grid=source_grid, target_grid=target_grid)
+        table.weight = nn.Parameter(
+            torch.cat([prefix, patches]), requires_grad=table.weight.requires_grad
+        )
+        table.num_embeddings = len(table.weight)
+    if config.model_type != MM1VisionConfig.model_type:
+        # What transformers' towers computed from the old size when they were built.
+        num_positions = num_patches if table is None else table.num_embeddings
+        position_ids = torch.arange(num_positions, device=embeddings.position_ids.device)
+        embeddings.position_ids = position_ids.expand(1, -1)
+        derived = {
+            "image_size": height,
+            "num_patches": num_patches,
+            "num_positions": num_positions,
+        }
+        for name in derived.keys() & vars(embeddings).keys():
+            setattr(embeddings, name, derived[name])
+    config.image_size = height if height == width else [height, width]
+
+
+def _require_size(size: int | tuple[int, int], config: PreTrainedConfig) -> tuple[int, int]:
+    """Height and width of a new tile, checked against the tower's kind and patches."""
+    height, width = (size, size) if isinstance(size, int) else size
+    patch = config.patch_size
+    if (height, width) == image_height_width(config):
+        return height, width
+    if config.model_type not in _POSITIONED:
+        raise ValueError(
+            f"The positions of a {config.model_type!r} tower cannot be resampled for good; known "
+            f"are {', '.join(sorted(_POSITIONED))}. Load the tower at the size you need, and "
+            "compose the model with it."
+        )
+    if min(height, width) < patch or height % patch or width % patch:
+        near = [max(1, round(side / patch)) * patch for side in (height, width)]
+        raise ValueError(
+            f"An image size of {height} x {width} px is no multiple of the patch size, {patch} px: "
+            f"the rest would not be seen. The nearest that is: {near[0]} x {near[1]} px."
+        )
+    if height != width and config.model_type != MM1VisionConfig.model_type:
+        raise ValueError(
+            f"An image size of {height} x {width} px is no square, but transformers' "
+            f"{config.model_type!r} knows squares only. Convert the tower with mm1_hf.conversion, "
+            "or choose a square."
+        )
+    return height, width
+
+
+__all__ = ["MM1VisionModel", "resize_tower"]
