@@ -224,6 +224,11 @@ def test_a_processor_that_is_not_whole_is_refused(rows, tmp_path, given):
         small_runs.trainer(rows, tmp_path, processing_class=processing_class)
 
 
+def test_smoothing_that_would_teach_repetition_is_refused(rows, tmp_path):
+    with pytest.raises(ValueError, match=r"label_smoothing_factor is 0\.1"):
+        small_runs.trainer(rows, tmp_path, args={"label_smoothing_factor": 0.1})
+
+
 def test_removing_columns_is_refused(rows, tmp_path):
     with pytest.raises(ValueError, match="remove_unused_columns is True"):
         small_runs.trainer(rows, tmp_path, args={"remove_unused_columns": True})

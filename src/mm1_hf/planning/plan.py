@@ -239,14 +239,7 @@ def plan_run(
     workload, layout = workload or Workload(), layout or Layout()
     if not 0 < mfu <= 1:
         raise ValueError(f"mfu is {mfu}, but it is a share of the peak: give it as 0.4 for 40 %.")
-    at_once = sequences_per_device * layout.data_parallel
-    accumulation, left = divmod(workload.sequences_per_step, at_once)
-    if left or not accumulation:
-        raise ValueError(
-            f"A step of {workload.sequences_per_step} sequences cannot be divided into forwards of "
-            f"{at_once} ({layout.data_parallel} data-parallel devices with {sequences_per_device} "
-            "each). Change the devices, the sequences per device or the batch."
-        )
+    accumulation = _accumulation(workload, layout, sequences_per_device)
     costs = flop_model(config, tile_size=tile_size)
     tiles = workload.tiles(costs.num_image_tokens)
     plain, recomputed = (
@@ -285,6 +278,19 @@ def plan_run(
         device_hours=hours * layout.devices,
         cost=None if price_per_hour is None else hours * layout.devices * price_per_hour,
     )
+
+
+def _accumulation(workload: Workload, layout: Layout, sequences_per_device: int) -> int:
+    """Forwards of each device in one step."""
+    at_once = sequences_per_device * layout.data_parallel
+    accumulation, left = divmod(workload.sequences_per_step, at_once)
+    if left or not accumulation:
+        raise ValueError(
+            f"A step of {workload.sequences_per_step} sequences cannot be divided into forwards of "
+            f"{at_once} ({layout.data_parallel} data-parallel devices with {sequences_per_device} "
+            "each). Change the devices, the sequences per device or the batch."
+        )
+    return accumulation
 
 
 def _step_flops(

@@ -28,12 +28,19 @@ def require_arguments(args: TrainingArguments) -> None:
     """Go on if packs can be trained on under these arguments.
 
     Raises:
-        ValueError: If they would lose entries of packs, or scatter a batch over devices.
+        ValueError: If they would lose entries of packs, compare logits with the wrong labels, or
+            scatter a batch over devices.
     """
     if args.remove_unused_columns:
         raise ValueError(
             "remove_unused_columns is True, which takes from packs what the collator reads. Pass "
             "TrainingArguments(remove_unused_columns=False)."
+        )
+    if args.label_smoothing_factor:
+        raise ValueError(
+            f"label_smoothing_factor is {args.label_smoothing_factor}, but Trainer's smoothing "
+            "shifts labels only for the classes of transformers' own causal decoders: here each "
+            "position would learn to repeat itself. Set it to 0."
         )
     if args.n_gpu > 1:
         raise ValueError(
