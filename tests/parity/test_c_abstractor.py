@@ -1,31 +1,15 @@
 """The C-Abstractor is Honeybee's: timm's RegStage, pooling, RegStage, MLP."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from mm1_hf import MM1Connector
-
-from ..model import tiny
-
-BLOCK_NAMES = (
-    ("conv1.weight", "conv1.conv.weight"),
-    ("norm1.weight", "conv1.bn.weight"),
-    ("norm1.bias", "conv1.bn.bias"),
-    ("conv2.weight", "conv2.conv.weight"),
-    ("norm2.weight", "conv2.bn.weight"),
-    ("norm2.bias", "conv2.bn.bias"),
-    ("se.fc1.weight", "se.fc1.weight"),
-    ("se.fc1.bias", "se.fc1.bias"),
-    ("se.fc2.weight", "se.fc2.weight"),
-    ("se.fc2.bias", "se.fc2.bias"),
-    ("conv3.weight", "conv3.conv.weight"),
-    ("norm3.weight", "conv3.bn.weight"),
-    ("norm3.bias", "conv3.bn.bias"),
-    ("shortcut.weight", "downsample.conv.weight"),
-    ("shortcut_norm.weight", "downsample.bn.weight"),
-    ("shortcut_norm.bias", "downsample.bn.bias"),
-)
+from mm1_hf.conversion import ConversionOptions, convert, convert_back
 
 
 class Reference(nn.Module):
@@ -61,50 +45,86 @@ class Reference(nn.Module):
         return self.readout(self.net(picture).permute(0, 2, 3, 1).flatten(1, 2))
 
 
-def renamed(reference: Reference, *, depth: int) -> dict[str, torch.Tensor]:
-    theirs = reference.state_dict()
-    ours = {"projector.position_embedding": theirs.pop("pos_emb")[0]}
-    for stage, index in (("stage1", 0), ("stage2", 2)):
-        for block in range(depth):
-            for own_name, name in BLOCK_NAMES:
-                value = theirs.pop(f"net.{index}.b{block + 1}.{name}", None)
-                if value is None:
-                    assert own_name.startswith("shortcut") and (stage, block) != ("stage1", 0)
-                    continue
-                # Our 1x1 convolutions are linear layers.
-                is_pointwise = value.ndim == 4 and value.shape[-1] == 1
-                value = value.flatten(1) if is_pointwise else value
-                ours[f"projector.{stage}.{block}.{own_name}"] = value
-    for name in ("readout.0", "readout.2"):
-        for kind in ("weight", "bias"):
-            ours[f"projector.{name}.{kind}"] = theirs.pop(f"{name}.{kind}")
-    assert not theirs, f"not renamed: {sorted(theirs)}"
-    return ours
-
-
-@pytest.mark.parametrize(
-    ("grid", "side", "depth"), [(27, 12, 3), (16, 12, 1), (27, 8, 1), (24, 12, 2)]
-)
-def test_the_c_abstractor_is_honeybees(reg_stage, grid, side, depth):
-    sizes = {"dv": 48, "width": 32, "dt": 24, "depth": depth, "side": side, "grid": grid}
+def honeybee(
+    reg_stage, folder: Path, *, extra_row: bool = False, prefix: str = "abstractor.", **sizes: int
+) -> Reference:
+    """A random projector, and a checkpoint of a whole model that has it."""
     reference = Reference(reg_stage, **sizes)
     with torch.no_grad():
         for name, parameter in reference.named_parameters():
             noise = torch.randn_like(parameter) / parameter[0].numel() ** 0.5
             parameter.copy_(1 + 0.1 * noise if "bn.weight" in name else noise)
-    reference.eval()
-    module = MM1Connector(
-        tiny.lone_connector_config(
-            "c_abstractor",
-            vision_hidden_size=48,
-            hidden_size=32,
-            depth=depth,
-            num_image_tokens=side * side,
-            patch_grid=[grid, grid],
-        )
-    ).eval()
-    module.load_state_dict(renamed(reference, depth=depth))
+    tensors = {f"{prefix}{key}": value for key, value in reference.state_dict().items()}
+    if extra_row:
+        old = [torch.randn(1, 1, sizes["dv"]), tensors[f"{prefix}pos_emb"]]
+        tensors[f"{prefix}pos_emb"] = torch.cat(old, dim=1)
+    if prefix:
+        tensors["vision_model.embeddings.class_embedding"] = torch.randn(3)
+        tensors["language_model.lm_head.weight"] = torch.randn(3, 3)
+    folder.mkdir()
+    save_file(tensors, folder / "model.safetensors")
+    config = {"model_type": "mllm", "num_query_tokens": sizes["side"] ** 2}
+    (folder / "config.json").write_text(json.dumps(config))
+    return reference.eval()
+
+
+def sizes(*, grid: int = 6, side: int = 4, depth: int = 1) -> dict[str, int]:
+    return {"dv": 48, "width": 32, "dt": 24, "depth": depth, "side": side, "grid": grid}
+
+
+@pytest.mark.parametrize(
+    ("grid", "side", "depth"), [(27, 12, 3), (16, 12, 1), (27, 8, 1), (24, 12, 2)]
+)
+def test_the_c_abstractor_is_honeybees(reg_stage, grid, side, depth, tmp_path):
+    shape = sizes(grid=grid, side=side, depth=depth)
+    reference = honeybee(reg_stage, tmp_path / "theirs", **shape)
+    report = convert(tmp_path / "theirs", tmp_path / "ours")
+    module = MM1Connector.from_pretrained(tmp_path / "ours").eval()
     patches = torch.randn(2, grid * grid, 48)
     expected = reference(patches)
     assert expected.std() > 0.05
     torch.testing.assert_close(module(patches), expected, atol=1e-5, rtol=0)
+    assert set(report.dropped) == {
+        "vision_model.embeddings.class_embedding",
+        "language_model.lm_head.weight",
+    }
+
+
+@pytest.mark.parametrize("prefix", ["abstractor.", ""])
+def test_there_and_back_changes_no_bit_and_the_original_loads_it(reg_stage, prefix, tmp_path):
+    reference = honeybee(reg_stage, tmp_path / "theirs", prefix=prefix, **sizes())
+    convert(tmp_path / "theirs", tmp_path / "ours")
+    convert_back(tmp_path / "ours", tmp_path / "again")
+    found = load_file(tmp_path / "again" / "model.safetensors")
+    again = Reference(reg_stage, **sizes()).eval()
+    again.load_state_dict({key.removeprefix("abstractor."): x for key, x in found.items()})
+    for key, value in reference.state_dict().items():
+        assert torch.equal(again.state_dict()[key], value), key
+
+
+def test_the_unused_row_of_old_checkpoints_goes(reg_stage, tmp_path):
+    reference = honeybee(reg_stage, tmp_path / "theirs", extra_row=True, **sizes())
+    report = convert(tmp_path / "theirs", tmp_path / "ours")
+    assert "first row of pos_emb" in str(report)
+    module = MM1Connector.from_pretrained(tmp_path / "ours").eval()
+    patches = torch.randn(1, 36, 48)
+    torch.testing.assert_close(module(patches), reference(patches), atol=1e-5, rtol=0)
+
+
+def test_the_number_of_tokens_is_asked_for_where_nothing_tells(reg_stage, tmp_path):
+    honeybee(reg_stage, tmp_path / "theirs", **sizes())
+    (tmp_path / "theirs" / "config.json").unlink()
+    with pytest.raises(ValueError, match="--num-image-tokens"):
+        convert(tmp_path / "theirs", tmp_path / "ours")
+    options = ConversionOptions(num_image_tokens=9)
+    convert(tmp_path / "theirs", tmp_path / "ours", options=options)
+    assert MM1Connector.from_pretrained(tmp_path / "ours").config.num_image_tokens == 9
+
+
+@pytest.mark.parametrize("extra", ["eos_tokens", "prenorm.weight"])
+def test_parts_that_our_connector_has_not_are_an_error(reg_stage, extra, tmp_path):
+    honeybee(reg_stage, tmp_path / "theirs", **sizes())
+    path = tmp_path / "theirs" / "model.safetensors"
+    save_file({**load_file(path), f"abstractor.{extra}": torch.zeros(1, 1, 24)}, path)
+    with pytest.raises(ValueError, match=f"no place in MM1Connector: abstractor.{extra}"):
+        convert(tmp_path / "theirs", tmp_path / "ours")

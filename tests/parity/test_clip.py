@@ -5,7 +5,7 @@ import torch
 from transformers import CLIPVisionModel
 
 from mm1_hf import MM1VisionModel
-from mm1_hf.conversion import convert_clip_vision
+from mm1_hf.conversion import ConversionOptions, convert_model
 
 from ..model import tiny
 
@@ -17,7 +17,7 @@ def clip(hidden_act: str = "quick_gelu") -> CLIPVisionModel:
 
 
 def ours(tower: CLIPVisionModel, **options) -> MM1VisionModel:
-    return convert_clip_vision(tower, **options).model.eval()
+    return convert_model(tower, options=ConversionOptions(**options)).model.eval()
 
 
 def assert_equal(found: torch.Tensor, expected: torch.Tensor) -> None:

@@ -1,20 +1,31 @@
 """Other people's weights as ours, and back: ordered reversible renames that leave nothing over.
 
-Every conversion returns the converted model with a `ConversionReport`; a key that no rule knows is
-an error, before anything is built.
+`convert` and `convert_back` go from folder to folder, tensor by tensor; `convert_model` and
+`convert_model_back` from model to model. Each gives a `ConversionReport`; a key that no rule knows
+is an error, before anything is written.
 """
 
-from mm1_hf.conversion.clip import convert_clip_vision, export_clip_vision
-from mm1_hf.conversion.llama import convert_llama, export_llama
-from mm1_hf.conversion.renaming import Conversion, ConversionReport, Rename, RenameTable
+from mm1_hf.conversion.convert import (
+    FORMATS,
+    Conversion,
+    convert,
+    convert_back,
+    convert_model,
+    convert_model_back,
+)
+from mm1_hf.conversion.formats import ConversionOptions
+from mm1_hf.conversion.renaming import Rename, RenameTable
+from mm1_hf.conversion.report import ConversionReport
 
 __all__ = [
+    "FORMATS",
     "Conversion",
+    "ConversionOptions",
     "ConversionReport",
     "Rename",
     "RenameTable",
-    "convert_clip_vision",
-    "convert_llama",
-    "export_clip_vision",
-    "export_llama",
+    "convert",
+    "convert_back",
+    "convert_model",
+    "convert_model_back",
 ]

@@ -21,7 +21,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from mm1_hf.conversion.clip import convert_clip_vision
+from mm1_hf.conversion import ConversionOptions, convert_model
 from mm1_hf.demo.architecture import FEATURE_LAYER, TILE_SIDE, clip_config
 from mm1_hf.demo.canvases import Painter
 from mm1_hf.demo.collators import ContrastiveCollator, ConversationCollator, DocumentCollator
@@ -94,7 +94,7 @@ def train_encoder(
         schedule,
         seed=seed,
     )
-    tower = convert_clip_vision(clip, feature_layer=FEATURE_LAYER).model
+    tower = convert_model(clip, options=ConversionOptions(feature_layer=FEATURE_LAYER)).model
     return TrainedEncoder(cast(MM1VisionModel, tower), losses)
 
 
