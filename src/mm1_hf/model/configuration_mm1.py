@@ -308,6 +308,15 @@ class MM1TextConfig(PreTrainedConfig):
     model_type = "mm1_text"
     base_config_key = "text_config"
     keys_to_ignore_at_inference = ["past_key_values"]
+    base_model_tp_plan = {
+        "layers.*.self_attn.q_proj": "colwise",
+        "layers.*.self_attn.k_proj": "colwise",
+        "layers.*.self_attn.v_proj": "colwise",
+        "layers.*.self_attn.o_proj": "rowwise",
+        "layers.*.mlp.gate_proj": "colwise",
+        "layers.*.mlp.up_proj": "colwise",
+        "layers.*.mlp.down_proj": "rowwise",
+    }
     base_model_pp_plan = {
         "embed_tokens": (["input_ids"], ["inputs_embeds"]),
         "layers": (["hidden_states", "attention_mask"], ["hidden_states"]),
@@ -342,25 +351,14 @@ class MM1TextConfig(PreTrainedConfig):
             self.head_dim = self.hidden_size // self.num_attention_heads
         if self.num_key_value_heads is None:
             self.num_key_value_heads = self.num_attention_heads
-        super().__post_init__(**kwargs)
-
-    @property
-    def base_model_tp_plan(self) -> dict[str, str]:
-        """How tensor parallelism spreads the decoder, by names of modules."""
-        plan = {
-            "layers.*.self_attn.q_proj": "colwise",
-            "layers.*.self_attn.k_proj": "colwise",
-            "layers.*.self_attn.v_proj": "colwise",
-            "layers.*.self_attn.o_proj": "rowwise",
-            "layers.*.mlp.gate_proj": "colwise",
-            "layers.*.mlp.up_proj": "colwise",
-            "layers.*.mlp.down_proj": "rowwise",
-        }
         if self.qk_norm:
             # Each rank norms its own heads only, so the gradients of the shared weights add up.
-            plan["layers.*.self_attn.q_norm"] = "replicated_with_grad_allreduce"
-            plan["layers.*.self_attn.k_norm"] = "replicated_with_grad_allreduce"
-        return plan
+            norms = (f"layers.*.self_attn.{name}" for name in ("q_norm", "k_norm"))
+            self.base_model_tp_plan = {
+                **self.base_model_tp_plan,
+                **dict.fromkeys(norms, "replicated_with_grad_allreduce"),
+            }
+        super().__post_init__(**kwargs)
 
     def validate_architecture(self):
         """Raise if the sizes do not fit each other."""

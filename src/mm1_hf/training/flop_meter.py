@@ -55,13 +55,14 @@ class FlopMeter:
         size = (int(tiles.shape[-2]), int(tiles.shape[-1])) if len(tiles) else None
         if size not in self._costs:
             self._costs[size] = flop_model(self._config, tile_size=size)
-        return self._costs[size].training(
+        count = self._costs[size].training(
             num_tokens=sum(lengths),
             num_tiles=len(tiles),
             num_supervised=int(targets),
             document_lengths=lengths,
             frozen=self._frozen,
-        ).total
+        )
+        return count.total
 
 
 def flop_meter(model: nn.Module) -> FlopMeter | None:
