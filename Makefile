@@ -73,7 +73,7 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 # in (docs/decisions/0003-no-torchvision.md), hence --no-deps.
 $(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing mm1_hf with every tool the tests need; a few minutes on a slow line."
-	$(PIP) install --no-compile -c constraints.txt -e '.[train,demo,docs,test]'
+	$(PIP) install --no-compile -c constraints.txt -e '.[train,demo,docs,ray,test]'
 	$(PIP) install --no-compile -c constraints.txt --no-deps timm
 	@touch $@
 
