@@ -7,7 +7,7 @@ from PIL import Image as Pictures
 from tokenizers import processors
 
 from mm1_hf.data.documents import Document, Image, Text
-from mm1_hf.data.encoding import encode, encode_many, expand, find_runs
+from mm1_hf.data.encoding import encode, encode_many, expand, find_runs, make_image_ids
 
 from . import odd_documents as odd
 from .small_corpus import TOKENS_PER_TILE, make_processor
@@ -93,6 +93,11 @@ def test_runs_add_up_to_the_expanded_document(processor, document):
     expanded = expand(encoded, tokens)
     assert runs.tokens.sum() == len(expanded.input_ids)
     assert runs.tokens[runs.is_image].tolist() == tokens
+    assert runs.targets.sum() == expanded.supervised.sum()
+    ends = np.cumsum(runs.tokens)
+    places = [np.arange(end - n, end) for end, n in zip(ends, runs.targets, strict=True)]
+    at_the_end = np.concatenate([*places, np.zeros(0)]).astype(int)
+    assert np.flatnonzero(expanded.supervised).tolist() == at_the_end.tolist()
     assert np.repeat(runs.is_image, runs.tokens).tolist() == (expanded.image >= 0).tolist()
 
 
@@ -133,3 +138,40 @@ def test_a_template_without_generation_marks_is_refused_by_name(processor):
 def test_a_wrong_number_of_image_counts_is_an_error(processor):
     with pytest.raises(ValueError, match="1 images, but token counts for 2"):
         expand(encode(odd.web(b"1"), processor), [4, 4])
+
+
+@pytest.mark.parametrize("markers", ["index", "separators"])
+@pytest.mark.parametrize("tiling", ["none", "static", "dynamic"])
+def test_markers_stand_where_the_processor_puts_them_and_are_no_targets(tiling, markers):
+    processor = make_processor(tiling=tiling, markers=markers)
+    pictures = [Pictures.new("RGB", size) for size in [(90, 30), (20, 70)]]
+    document = conversation(
+        ("user", "a", b"1", "b", b"2"), ("assistant", "c <overview> <index_0> d")
+    )
+    messages = [
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": "a"},
+                {"type": "image", "image": pictures[0]},
+                {"type": "text", "text": "b"},
+                {"type": "image", "image": pictures[1]},
+            ],
+        },
+        {"role": "assistant", "content": "c <overview> <index_0> d"},
+    ]
+    expected = processor.apply_chat_template(
+        messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+    )
+    plan = processor.plan([(p.height, p.width) for p in pictures])
+    ids = {n: make_image_ids(t, processor, image=n) for n, t in enumerate(plan.tiles)}
+    expanded = expand(encode(document, processor), plan.num_tokens, image_ids=ids)
+    assert expanded.input_ids.tolist() == list(expected["input_ids"][0])
+    assert expanded.supervised.tolist() == [bool(n) for n in expected["assistant_masks"][0]]
+    assert (expanded.image >= 0).sum() == sum(plan.num_tokens)
+    assert not (expanded.supervised & (expanded.image >= 0)).any()
+
+
+def test_ids_of_an_image_that_are_not_as_many_as_its_tokens_are_an_error(processor):
+    with pytest.raises(ValueError, match="Image 0 of the document becomes 3 tokens, but 4"):
+        expand(encode(odd.web(b"1"), processor), [4], image_ids={0: np.zeros(3, int)})

@@ -128,3 +128,12 @@ def test_what_could_not_be_measured_counts_towards_the_budget(tmp_path):
         skip(log, 0)
     with pytest.raises(BadDataError, match=r"'web' has 4 .*4 unmeasured"):
         make_log(tmp_path / "new", unmeasured=4)
+
+
+def test_conversations_that_lost_their_answers_count_towards_the_budget(tmp_path):
+    arguments = {"folder": tmp_path, "planned": {"chat": 10}, "unmeasured": {"chat": 1}}
+    policy = ErrorPolicy(mode="skip", budget_per_source=2)
+    log = ErrorLog(policy=policy, unanswered={"chat": 1}, **arguments)
+    assert pickle.loads(pickle.dumps(log)).counts() == {"chat": {"unanswered": 1, "unmeasured": 1}}
+    with pytest.raises(BadDataError, match=r"3 images or documents.*2 unanswered"):
+        ErrorLog(policy=policy, unanswered={"chat": 2}, **arguments)

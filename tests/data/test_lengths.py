@@ -12,11 +12,15 @@ from mm1_hf.data.encoding import encode, expand
 from mm1_hf.data.lengths import DocumentLengths
 from mm1_hf.data.measuring import fingerprint, measure_lengths, measure_shard, plan_shards
 from mm1_hf.data.sources import MemorySource
+from mm1_hf.model.sample_plan_mm1 import MARKER_TOKENS
 
 from . import odd_documents as odd
 from .small_corpus import TOKENS_PER_TILE, make_processor
 
-ARRAYS = ("tokens", "images", "offsets", "run_tokens", "run_is_image", "run_tiles")
+ARRAYS = (
+    *("tokens", "images", "lowered", "offsets"),
+    *("run_tokens", "run_is_image", "run_tiles", "run_targets"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +112,7 @@ def test_a_killed_measuring_continues_with_the_next_shard(processor, tmp_path, m
 def test_an_interrupted_shard_leaves_nothing_behind(processor, tmp_path, monkeypatch):
     source = source_of(readable_documents())
 
-    def interrupt(*_):
+    def interrupt(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(measuring, "length_arrays", interrupt)
@@ -146,14 +150,83 @@ def change_tokens_per_tile():
     return processor
 
 
+def change_markers():
+    """The same tokenizer, the markers not in use."""
+    processor = make_processor(tiling="static")
+    processor.tokenizer.add_tokens(list(MARKER_TOKENS["index"]), special_tokens=True)
+    processor.markers = "index"
+    return processor
+
+
 @pytest.mark.parametrize(
-    "change", [change_tiling, change_template, change_vocabulary, change_tokens_per_tile]
+    "change",
+    [change_tiling, change_template, change_vocabulary, change_tokens_per_tile, change_markers],
 )
 def test_stale_lengths_are_refused(processor, tmp_path, change):
     source = source_of(readable_documents())
     measure_lengths(source, processor, tmp_path / "lengths")
     with pytest.raises(ValueError, match="stale"):
         measure_lengths(source, change(), tmp_path / "lengths")
+
+
+@pytest.mark.parametrize("setting", ["min_tiles", "max_tiles", "max_split_images"])
+def test_settings_of_dynamic_tiling_make_lengths_stale(tmp_path, setting):
+    source = source_of(readable_documents())
+    measure_lengths(source, make_processor(tiling="dynamic"), tmp_path / "lengths")
+    changed = make_processor(tiling="dynamic", **{setting: 5})
+    with pytest.raises(ValueError, match="stale"):
+        measure_lengths(source, changed, tmp_path / "lengths")
+
+
+def test_another_budget_makes_lengths_stale(processor, tmp_path):
+    source = source_of(readable_documents())
+    measure_lengths(source, processor, tmp_path / "lengths", max_image_tokens=40)
+    for other in (None, 41):
+        with pytest.raises(ValueError, match=r"stale.*max_image_tokens"):
+            measure_lengths(source, processor, tmp_path / "lengths", max_image_tokens=other)
+    with pytest.raises(ValueError, match="max_image_tokens is 0"):
+        measure_lengths(source, processor, tmp_path / "none", max_image_tokens=0)
+
+
+def test_a_document_is_one_sample(tmp_path):
+    """Three images are left whole and two are cut; an unreadable one does not count."""
+    processor = make_processor(tiling="dynamic", markers="index")
+    image = {"bytes": odd.picture(40, 40), "path": None}
+    documents = [odd.web(*[image] * 2), odd.web(*[image] * 3), odd.web(image, b"", image)]
+    lengths = measure_lengths(
+        source_of(documents), processor, tmp_path / "lengths", on_error="skip"
+    )
+    tiles = [[n for n in lengths.runs(d).tiles.tolist() if n] for d in range(3)]
+    assert tiles == [[5, 5], [1, 1, 1], [5, 5]]
+    assert lengths.runs(0).image_tokens.tolist() == [5 * (TOKENS_PER_TILE + 3)] * 2
+
+
+def test_what_a_budget_lowers_is_counted_and_logged(processor, tmp_path, caplog):
+    image = {"bytes": odd.picture(40, 40), "path": None}
+    documents = [odd.web(*[image] * number) for number in (1, 2, 9)]
+    budget = 6 * TOKENS_PER_TILE
+    with caplog.at_level("WARNING", "mm1_hf.data.measuring"):
+        lengths = measure_lengths(
+            source_of(documents), processor, tmp_path / "lengths", max_image_tokens=budget
+        )
+    assert lengths.lowered.tolist() == [0, 1, 9]
+    assert lengths.runs(1).tiles.tolist()[:2] == [1, 5]
+    assert lengths.images.tolist() == [1, 2, 9], "no image is left out"
+    assert "Source 'web': 10 images have fewer tiles" in caplog.text
+    meta = json.loads((tmp_path / "lengths" / "meta.json").read_text())
+    assert meta["lowered"] == {"images": 10}
+    unlimited = measure_lengths(source_of(documents), processor, tmp_path / "unlimited")
+    assert not unlimited.lowered.any()
+
+
+def test_markers_that_cannot_number_a_document_are_an_error_or_counted(tmp_path):
+    processor = make_processor(tiling="static", markers="index")
+    image = {"bytes": odd.picture(), "path": None}
+    source = source_of([odd.web(*[image] * 33, key="many")])
+    with pytest.raises(ValueError, match=r"'many' of source 'web', image 32: its number"):
+        measure_lengths(source, processor, tmp_path / "raising")
+    lengths = measure_lengths(source, processor, tmp_path / "lengths", on_error="skip")
+    assert lengths.tokens.tolist() == [0]
 
 
 def test_other_documents_make_lengths_stale(processor, tmp_path):

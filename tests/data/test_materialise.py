@@ -1,18 +1,23 @@
 """Every kind of bad file, before and after measuring, raised or skipped."""
 
+import functools
 import io
 import json
 import logging
+import tempfile
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from mm1_hf.data import JsonlSource, Mixture, MM1Collator, PackedDataset
+from mm1_hf.data import JsonlSource, MemorySource, Mixture, MM1Collator, PackedDataset
 from mm1_hf.data.errors import BadDataError, ErrorPolicy
 from mm1_hf.data.materialise import WantedImage, load_images
 
+from . import odd_documents as odd
 from . import small_corpus as corpus
 
 PAGES = 8
@@ -220,3 +225,110 @@ def test_text_that_cannot_be_encoded_any_more_leaves_the_other_documents_alone(f
     keys = [key for index in range(len(dataset)) for key in dataset[index]["document_keys"]]
     assert keys == [key for key in whole if key != "page-3"]
     assert dataset.errors.counts() == {"web": {"unreadable": 1}}
+
+
+@functools.lru_cache(maxsize=16)
+def tiling_processor(tiling: str, markers: str):
+    return corpus.make_processor(tiling=tiling, markers=markers)
+
+
+@st.composite
+def pages(draw):
+    """A document of texts and pictures of any shape, as parts."""
+    parts = []
+    for _ in range(draw(st.integers(0, 4))):
+        height, width = draw(st.tuples(st.integers(1, 90), st.integers(1, 90)))
+        parts += [odd.picture(width, height, seed=height), draw(st.text("ab \u05e9", max_size=30))]
+    return [*parts, "end"]
+
+
+@settings(max_examples=60)
+@given(
+    documents=st.lists(pages(), min_size=1, max_size=4),
+    tiling=st.sampled_from(["none", "static", "dynamic"]),
+    markers=st.sampled_from(["none", "index", "separators"]),
+    budget=st.sampled_from([None, 20, 60]),
+)
+def test_pieces_are_those_of_what_the_processor_makes_of_the_document(
+    documents, tiling, markers, budget
+):
+    processor = tiling_processor(tiling, markers)
+    source = MemorySource(
+        [odd.web(*parts, key=str(number)) for number, parts in enumerate(documents)], name="web"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        dataset = PackedDataset(
+            Mixture({source: 1}),
+            processor,
+            num_sequences=6,
+            cache_folder=folder,
+            sequence_length=80,
+            max_images=3,
+            window=2,
+            pixels="float",
+            max_image_tokens=budget,
+        )
+        items = [dataset[index] for index in range(len(dataset))]
+    whole = {}
+    for number, parts in enumerate(documents):
+        text, images = processor.interleave(
+            [part if isinstance(part, str) else Image.open(io.BytesIO(part)) for part in parts]
+        )
+        least = len(images) * corpus.TOKENS_PER_TILE
+        caps = {} if budget is None else {"max_image_tokens": max(budget, least)}
+        made = processor(text=text, images=[images] if images else None, **caps)
+        ids = np.array([*made["input_ids"][0], processor.tokenizer.eos_token_id])
+        whole[number] = ids, made.get("pixel_values")
+    for item, pack in zip(items, dataset.plan, strict=True):
+        assert len(item["input_ids"]) == pack.tokens
+        assert len(item["tiles_per_image"]) == pack.images
+        first = first_tile = 0
+        for piece in pack.pieces:
+            ids, pixels = whole[piece.document]
+            last = first + piece.stop - piece.start
+            assert np.array_equal(item["input_ids"][first:last], ids[piece.start : piece.stop])
+            labels = item["labels"][first:last]
+            kept = np.isin(item["input_ids"][first:last], processor.image_token_ids)
+            assert not (labels[kept] >= 0).any()
+            is_tile = ids == processor.image_token_id
+            before, behind = (
+                int(is_tile[:at].sum()) // corpus.TOKENS_PER_TILE
+                for at in (piece.start, piece.stop)
+            )
+            last_tile = first_tile + behind - before
+            if behind > before:
+                tiles = item["pixel_values"][first_tile:last_tile]
+                assert np.array_equal(tiles, np.asarray(pixels)[before:behind])
+            first, first_tile = last, last_tile
+        assert first_tile == len(item["pixel_values"])
+
+
+@pytest.mark.parametrize("markers", ["index", "separators"])
+def test_a_skipped_image_takes_its_markers_with_it_and_leaves_the_others_theirs(folder, markers):
+    processor = corpus.make_processor(tiling="dynamic", markers=markers)
+    dataset = open_pages(folder, processor, errors=SKIP, sequence_length=256, num_sequences=8)
+    before = document_in(dataset, "page-3")
+    damage(folder, "3-0.png", b"")
+    after = document_in(dataset, "page-3")
+    is_image = np.isin(before["input_ids"], processor.image_token_ids)
+    (text_after_first,) = np.flatnonzero(np.diff(is_image.astype(int)) == -1)[:1]
+    first = np.flatnonzero(is_image[: text_after_first + 1])
+    assert len(first) > 5 * corpus.TOKENS_PER_TILE - 1
+    assert np.array_equal(after["input_ids"], np.delete(before["input_ids"], first))
+    tiles = before["tiles_per_image"][0]
+    assert np.array_equal(after["pixel_values"], before["pixel_values"][tiles:])
+
+
+def test_what_a_budget_lowered_is_in_the_plan(folder):
+    processor = corpus.make_processor(tiling="static")
+    dataset = open_pages(folder, processor, max_image_tokens=25, sequence_length=128)
+    entry = dataset.plan.report["web"]
+    assert entry.lowered_images == entry.documents > 0
+    tiles = np.concatenate([dataset[index]["tiles_per_image"] for index in range(len(dataset))])
+    assert sorted({*tiles.tolist()}) == [1, 5]
+    assert (
+        open_pages(folder, processor, cache_folder=folder / "other")
+        .plan.report["web"]
+        .lowered_images
+        == 0
+    )

@@ -196,8 +196,14 @@ def test_an_epoch_of_sequences_holds_every_document_once_before_the_next_begins(
     assert sorted(rest) == sorted(2 * list(range(100)))
 
 
-def test_a_mix_with_an_image_budget_fills_99_percent_of_its_slots(tmp_path):
-    benchmark = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "packing.py"))
+def load_benchmark(monkeypatch) -> dict:
+    folder = Path(__file__).parents[2] / "benchmarks"
+    monkeypatch.syspath_prepend(folder)
+    return runpy.run_path(str(folder / "packing.py"))
+
+
+def test_a_mix_with_an_image_budget_fills_99_percent_of_its_slots(tmp_path, monkeypatch):
+    benchmark = load_benchmark(monkeypatch)
     lengths = benchmark["write_lengths"](tmp_path, 20_000)
     mixture = Mixture(benchmark["MIX_A"], unit="document")
     assert plan_packs(mixture, lengths, num_documents=20_000).efficiency > 0.99
@@ -205,7 +211,7 @@ def test_a_mix_with_an_image_budget_fills_99_percent_of_its_slots(tmp_path):
 
 @pytest.mark.parametrize("unit", ["token", "sequence"])
 def test_packs_are_within_two_percent_of_what_any_packing_needs(tmp_path, unit, monkeypatch):
-    benchmark = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "packing.py"))
+    benchmark = load_benchmark(monkeypatch)
     lengths = benchmark["write_lengths"](tmp_path, 20_000)
     used, needed = [], []
 
@@ -421,3 +427,53 @@ def test_impossible_plans_are_refused(mix_lengths, change, message):
     arguments = {"lengths": mix_lengths, "num_packs": 5, **change}
     with pytest.raises(ValueError, match=message):
         plan_packs(Mixture(MIX), **arguments)
+
+
+def chat_lengths(*documents) -> DocumentLengths:
+    """Documents as lists of runs `(tokens, is_image, targets)`."""
+    flat = np.array([run for runs in documents for run in runs])
+    tokens, is_image, targets = flat.T
+    runs = DocumentRuns(tokens, is_image == 1, is_image, targets)
+    return DocumentLengths.from_arrays(runs, np.array([len(runs) for runs in documents]))
+
+
+chat_runs = st.lists(
+    st.tuples(st.integers(1, 90), st.integers(0, 90)).map(lambda run: (run[0], 0, min(run)))
+    | st.just((9, 1, 0)),
+    min_size=1,
+    max_size=6,
+)
+
+
+@settings(max_examples=60)
+@given(st.lists(chat_runs, min_size=1, max_size=6), st.sampled_from(["split", "truncate"]))
+def test_no_piece_of_a_cut_chat_is_without_a_target(documents, over_budget):
+    lengths = chat_lengths([(20, 0, 10)], *documents)
+    plan = plan_packs(
+        Mixture({"chat": 1}),
+        {"chat": lengths},
+        num_documents=len(lengths),
+        sequence_length=64,
+        max_images=3,
+        window=8,
+        over_budget=over_budget,
+    )
+    lost = plan.report["chat"].unanswered
+    placed = {piece.document for pack in plan for piece in pack.pieces}
+    for number, runs in enumerate([[(20, 0, 10)], *documents]):
+        tokens, is_image, targets = (np.array(column) for column in zip(*runs, strict=True))
+        is_chat = (tokens - targets)[is_image == 0].sum() > 1
+        ends = np.cumsum(tokens)
+        is_target = np.zeros(ends[-1], dtype=bool)
+        for end, count in zip(ends, targets, strict=True):
+            is_target[end - count : end] = True
+        is_over = ends[-1] > 64 or is_image.sum() > 3
+        for piece in (p for pack in plan for p in pack.pieces if p.document == number):
+            assert not (is_chat and is_over) or is_target[piece.start + 1 : piece.stop].any()
+        lost -= number not in placed
+    assert lost == 0
+
+
+def test_a_window_of_documents_that_fill_a_pack_each_is_packed():
+    packs = pack_window([10] * 200, [0] * 200, sequence_length=10, max_images=4)
+    assert sorted(packs) == list(range(200))

@@ -15,6 +15,7 @@ from tokenizers import decoders
 from mm1_hf.data import Document, ErrorPolicy, Image, MemorySource, Mixture, PackedDataset, Text
 from mm1_hf.data.collators import IGNORED
 from mm1_hf.data.viewer import read_runs, render_page, tile_pictures
+from mm1_hf.model.sample_plan_mm1 import MARKER_TOKENS
 
 from . import small_corpus as corpus
 
@@ -265,6 +266,34 @@ def test_repeated_special_tokens_are_one_run(processor):
         ("image", 3, 4),
         ("text", 4, 5),
     ]
+
+
+@pytest.mark.parametrize("tiling", ["static", "dynamic"])
+@pytest.mark.parametrize("markers", ["index", "separators"])
+def test_markers_stand_between_the_tiles_of_their_image(tmp_path, tiling, markers):
+    processor = corpus.make_processor(tiling=tiling, markers=markers)
+    processor.tokenizer.backend_tokenizer.decoder = decoders.ByteLevel()
+    images = [corpus.picture(1), corpus.picture(2)]
+    documents = [web("before ", *images, " after", key="first"), web("no image", key="second")]
+    dataset = pack(tmp_path, processor, documents)
+    html = render_page(dataset, [0])
+    page = Page(html)
+    item = dataset[0]
+    names = [processor.tokenizer.convert_ids_to_tokens(int(n)) for n in item["input_ids"]]
+    marked = [name for name in names if name in MARKER_TOKENS[markers]]
+    assert page.count("img") == item["tiles_per_image"].sum() == len(item["pixel_values"])
+    captions = page.text_of("figcaption")
+    assert [text.split(":")[0] for text in captions] == ["image 1", "image 2"]
+    tiles = item["tiles_per_image"].tolist()
+    for caption, count in zip(captions, tiles, strict=True):
+        own = 3 * count if markers == "index" else count - 1
+        assert f"{count} tiles, ⟨{4 * count} image tokens and {own} markers⟩" in caption
+    shown = "".join(page.text_of("span", "chip"))
+    assert all(name in shown for name in marked)
+    figures = re.findall(r"<figure>(.*?)</figure>", html, re.S)
+    starts_with_marker = [figure.index("<span") < figure.index("<img") for figure in figures]
+    assert starts_with_marker == [markers == "index" or tiling == "static"] * 2
+    assert html.index("efore ") < html.index("<figure>") < html.rindex("</figure>")
 
 
 def in_chromium(folder, page, *options) -> tuple[str, str]:

@@ -29,7 +29,6 @@ SAVED_STEP = 2
 
 # What `accelerate launch` makes of a configuration file with FSDP2.
 FSDP2 = {
-    "ACCELERATE_TORCH_DEVICE": "cpu",
     "ACCELERATE_USE_FSDP": "true",
     "FSDP_VERSION": "2",
     "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
@@ -39,15 +38,21 @@ FSDP2 = {
 }
 
 
-def shard_on_cpu() -> None:
-    """Let accelerate shard on CPUs, where it would quietly make DDP of FSDP2."""
+def pretend_accelerators() -> None:
+    """Let accelerate take CPUs for devices that it would shard a model over."""
     from accelerate import PartialState
     from accelerate.utils import DistributedType
 
-    os.environ.update(FSDP2)
-    torch.distributed.init_process_group("gloo")
+    os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"
     PartialState._prepare_backend = lambda *_, **__: ("gloo", DistributedType.MULTI_XPU)
     PartialState.set_device = lambda self: None
+
+
+def shard_on_cpu() -> None:
+    """Make FSDP2 of FSDP2, of which accelerate would quietly make DDP on CPUs."""
+    os.environ.update(FSDP2)
+    pretend_accelerators()
+    torch.distributed.init_process_group("gloo")
 
 
 def describe(model: torch.nn.Module) -> dict[str, Any]:
@@ -60,7 +65,11 @@ def describe(model: torch.nn.Module) -> dict[str, Any]:
         "kind": type(model).__name__,
         "is_ddp": isinstance(model, DistributedDataParallel),
         "sharded_modules": [n for n, m in model.named_modules() if isinstance(m, FSDPModule)],
-        "whole": [n for n, p in model.named_parameters() if not isinstance(p, DTensor)],
+        "whole": [
+            name
+            for name, one in model.named_parameters()
+            if not isinstance(one, DTensor) and not hasattr(one, "ds_id")  # DeepSpeed's pieces
+        ],
         "pieces": {
             name: [one.to_local().numel(), one.numel()]
             for name, one in model.named_parameters()
@@ -79,9 +88,18 @@ def train(folder: Path, rank: int, *, run: str, resume: bool = False, **changes)
     last = last_complete_checkpoint(folder / run) if resume else None
     trainer.train(resume_from_checkpoint=str(last) if last else None)
     spread = describe(trainer.model_wrapped)
+    if trainer.is_fsdp_enabled:
+        # With sharded checkpoints, `save_model` alone would write no weights.
+        trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
     trainer.save_model(str(folder / run / "final"))
     losses = {step: logs["loss"] for step, logs in witness.seen["logs"].items()}
     return {"losses": losses, "tiles": witness.seen["tiles"], **spread}
+
+
+def alone(folder: Path, rank: int) -> dict[str, Any]:
+    """One process, all sequences of a step at once."""
+    once = {"ranks": 1, "accumulation": 1, "arguments": {"save_strategy": "no"}}
+    return train(folder, rank, run="alone", **once)
 
 
 def ddp(folder: Path, rank: int) -> dict[str, Any]:
@@ -141,13 +159,13 @@ def _whole(tensor: torch.Tensor | None) -> torch.Tensor | None:
 
 def zero3(folder: Path, rank: int) -> dict[str, Any]:
     """DeepSpeed, with the configuration of the examples."""
-    os.environ.update(DS_ACCELERATOR="cpu", ACCELERATE_USE_DEEPSPEED="true")
+    os.environ["DS_ACCELERATOR"] = "cpu"
+    pretend_accelerators()
     configuration = Path(__file__).parents[2] / "examples/distributed/deepspeed_zero3.json"
 
     def arguments(**fields: Any) -> TrainingArguments:
-        return TrainingArguments(
-            **{**fields, "use_cpu": False, "deepspeed": str(configuration)}
-        )
+        ours = {"use_cpu": False, "deepspeed": str(configuration)}
+        return TrainingArguments(**{**fields, **ours})
 
     # The lives' own arguments say use_cpu, with which accelerate would not start DeepSpeed.
     lives.TrainingArguments = arguments
@@ -172,7 +190,18 @@ def native_tp_tied(folder: Path, rank: int) -> dict[str, Any]:
 
 CASES: dict[str, Callable[[Path, int], dict[str, Any]]] = {
     one.__name__: one
-    for one in (ddp, fsdp2, fsdp2_resumed, fsdp2_mm1_trainer, zero3, native_fsdp, native_fsdp_tied, native_tp, native_tp_tied)
+    for one in (
+        alone,
+        ddp,
+        fsdp2,
+        fsdp2_resumed,
+        fsdp2_mm1_trainer,
+        zero3,
+        native_fsdp,
+        native_fsdp_tied,
+        native_tp,
+        native_tp_tied,
+    )
 }
 
 
@@ -196,16 +225,19 @@ def run_rank(case: str, folder: Path, rank: int) -> None:
 
 
 def run_case(case: str, folder: Path) -> bool:
-    """Fork two ranks and wait for them; whether both ended well."""
+    """Fork the ranks and wait for them; whether all ended well."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
+    ranks = 1 if case == "alone" else 2
+    together = {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)}
+    together |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     children = []
-    for rank in range(2):
+    for rank in range(ranks):
         child = os.fork()
         if child == 0:
-            os.environ.update(WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
-            os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE="2")
+            if ranks > 1:
+                os.environ.update(together, RANK=str(rank), LOCAL_RANK=str(rank))
             run_rank(case, folder, rank)
         children.append(child)
     return all([os.waitpid(child, 0)[1] == 0 for child in children])
@@ -214,8 +246,12 @@ def run_case(case: str, folder: Path) -> bool:
 def main() -> None:
     """Run all cases, one after the other."""
     folder = Path(sys.argv[1])
+    if "RANK" in os.environ:  # started by torchrun, for what does not bear to be forked
+        run_rank(sys.argv[2], folder, int(os.environ["RANK"]))
     ended = {case: run_case(case, folder) for case in sys.argv[2].split(",")}
-    sys.exit(0 if all(ended.values()) else f"failed: {[c for c, good in ended.items() if not good]}")
+    sys.exit(
+        0 if all(ended.values()) else f"failed: {[c for c, good in ended.items() if not good]}"
+    )
 
 
 if __name__ == "__main__":

@@ -196,7 +196,7 @@ def pack_window(
         best = paced_fit(tokens, images, **budgets)
         fewest = max(best) + 1
     for weight in _IMAGE_WEIGHTS if num_images else (0,):
-        if fewest <= least * enough:
+        if best and fewest <= least * enough:
             break
         keys = [
             -(size * max_images + weight * count * sequence_length)

@@ -14,7 +14,7 @@ import numpy as np
 from filelock import FileLock
 from torch.utils.data import Dataset
 
-from mm1_hf.data.errors import BadData, ErrorLog, ErrorPolicy, Place
+from mm1_hf.data.errors import BadData, BadDataError, ErrorLog, ErrorPolicy, Place
 from mm1_hf.data.lengths import DocumentLengths
 from mm1_hf.data.materialise import PIXELS, PieceRequest, Pixels, materialise_pack
 from mm1_hf.data.measuring import measure_lengths
@@ -71,6 +71,9 @@ class PackedDataset(Dataset):
             `"float"`: the worker normalises them, at four times the memory and traffic.
         errors: What happens to files that cannot be used.
         num_processes: Processes that measure lengths; 0 measures in this one.
+        max_image_tokens: Most tokens of all images of one document, markers included: images get
+            fewer tiles until they fit. How many is logged, and counted in `plan.report`. `None`: no
+            image is lowered.
 
     Attributes:
         plan: The pack plan; `plan.report` has the counts per source, `plan.shares` what the weights
@@ -79,7 +82,8 @@ class PackedDataset(Dataset):
 
     Raises:
         ValueError: If a source of the mixture is a name only, lengths or plan do not fit the
-            arguments, or something cannot be measured and `errors` does not let it pass.
+            arguments, or something cannot be measured and `errors` does not let it pass. A
+            conversation without any token to learn, in the source or after truncation, is such.
 
     Source: MM1, arXiv 2403.09611, section 4 and appendix (4096 positions, at most 16 images).
     """
@@ -98,6 +102,7 @@ class PackedDataset(Dataset):
         pixels: Pixels = "uint8",
         errors: ErrorPolicy | None = None,
         num_processes: int = 0,
+        max_image_tokens: int | None = None,
     ):
         if pixels not in PIXELS:
             raise ValueError(f"pixels is {pixels!r}, but it must be one of: {', '.join(PIXELS)}.")
@@ -126,6 +131,7 @@ class PackedDataset(Dataset):
                     self._length_folders[name],
                     num_processes=num_processes,
                     on_error=policy.mode,
+                    max_image_tokens=max_image_tokens,
                 )
                 for name, source in self._sources.items()
             }
@@ -142,11 +148,14 @@ class PackedDataset(Dataset):
                 folder=folder / "plans" / _name_plan(mixture, self._lengths, settings),
             )
         report = self.plan.report
+        if policy.mode == "raise":
+            self._require_answers()
         self.errors = ErrorLog(
             folder=folder / "errors" / self.plan.fingerprint,
             policy=policy,
             planned={name: entry.attempted for name, entry in report.items()},
             unmeasured={name: entry.unusable for name, entry in report.items()},
+            unanswered={name: entry.unanswered for name, entry in report.items()},
         )
 
     def __getstate__(self) -> dict:
@@ -192,6 +201,20 @@ class PackedDataset(Dataset):
             "sources": [pieces[number].source for number in kept],
             "index": index,
         }
+
+    def _require_answers(self) -> None:
+        for name, entry in self.plan.report.items():
+            if entry.first_unanswered is not None:
+                document = self._sources[name][entry.first_unanswered]
+                raise BadDataError(
+                    f"Document {document.key!r} of source {name!r} is a conversation of "
+                    f"{self._lengths[name].tokens[entry.first_unanswered]:,} tokens, and of its "
+                    f"answers nothing is left in {self.plan.sequence_length:,} tokens and "
+                    f"{self.plan.max_images} images ({entry.unanswered:,} such). Raise these "
+                    "budgets, lower the tiles with max_image_tokens, choose over_budget='split' or "
+                    "'drop', or pass errors=ErrorPolicy(mode='skip') to leave out such rows and "
+                    "count them."
+                )
 
     def _lengths_of(self, name: str) -> DocumentLengths:
         if name not in self._lengths:

@@ -2,13 +2,13 @@
 
 The whole document is tokenised as one string, as the processor would; nothing is tokenised in
 pieces, so a word at a seam gets the same tokens in training and in use. How many tokens an image
-takes enters later (`expand`), because it needs sizes, not text.
+takes, and which of them are markers, enters later (`expand`), because it needs sizes, not text.
 
 Letters: T tokens with one placeholder per image, L tokens with all placeholders, I images, R runs.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,9 +17,11 @@ import numpy as np
 
 from mm1_hf.data.documents import Document, Image, ImageSource
 from mm1_hf.model.interleaving_mm1 import interleave
+from mm1_hf.model.sample_plan_mm1 import image_layout
 
 if TYPE_CHECKING:
     from mm1_hf.model.processing_mm1 import MM1Processor
+    from mm1_hf.model.tiling_mm1 import TilePlan
 
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
@@ -46,7 +48,8 @@ class ExpandedDocument(NamedTuple):
     Attributes:
         input_ids: int32, shape (L,).
         supervised: bool, shape (L,).
-        image: int32, shape (L,): which image of the document a placeholder belongs to, -1 for text.
+        image: int32, shape (L,): which image of the document a placeholder or marker belongs to, -1
+            for text.
     """
 
     input_ids: np.ndarray
@@ -60,10 +63,12 @@ class Runs(NamedTuple):
     Attributes:
         tokens: int32, shape (R,).
         is_image: bool, shape (R,).
+        targets: int32, shape (R,): supervised tokens; they stand at the end of the run.
     """
 
     tokens: np.ndarray
     is_image: np.ndarray
+    targets: np.ndarray
 
 
 def encode(document: Document, processor: "MM1Processor") -> EncodedDocument:
@@ -111,24 +116,58 @@ def encode_many(documents: Sequence[Document], processor: "MM1Processor") -> lis
     return [document for document in encoded if document is not None]
 
 
-def expand(document: EncodedDocument, image_tokens: Sequence[int]) -> ExpandedDocument:
-    """Repeat the placeholder of each image as often as the image has tokens.
+def expand(
+    document: EncodedDocument,
+    image_tokens: Sequence[int],
+    *,
+    image_ids: Mapping[int, np.ndarray] | None = None,
+) -> ExpandedDocument:
+    """Put all tokens of each image in the place of its one placeholder; none is a target.
 
     Args:
         document: A document of I images.
-        image_tokens: Tokens of each image, shape (I,). An image of 0 tokens disappears.
+        image_tokens: Tokens of each image, shape (I,), markers included. An image of 0 tokens
+            disappears.
+        image_ids: What `make_image_ids` gives, by number of the image. The other images become
+            placeholders throughout.
 
     Raises:
-        ValueError: If there are more or fewer numbers than images.
+        ValueError: If there are more or fewer numbers than images, or the ids of an image are not
+            as many as its number.
     """
     is_image = document.input_ids == document.image_token_id
     repeats = _per_token(is_image, image_tokens)
     image = np.where(is_image, np.cumsum(is_image) - 1, -1).astype(np.int32)
+    input_ids = np.repeat(document.input_ids, repeats)
+    begins = (np.cumsum(repeats) - repeats)[is_image]
+    for number, ids in (image_ids or {}).items():
+        if len(ids) != image_tokens[number]:
+            raise ValueError(
+                f"Image {number} of the document becomes {len(ids)} tokens, but "
+                f"{image_tokens[number]} were given for it. Use the processor that counted them."
+            )
+        input_ids[begins[number] : begins[number] + len(ids)] = ids
     return ExpandedDocument(
-        np.repeat(document.input_ids, repeats),
-        np.repeat(document.supervised, repeats),
-        np.repeat(image, repeats),
+        input_ids, np.repeat(document.supervised, repeats), np.repeat(image, repeats)
     )
+
+
+def make_image_ids(plan: "TilePlan", processor: "MM1Processor", *, image: int = 0) -> np.ndarray:
+    """Token ids of one image: the placeholders of its tiles, and the markers around them.
+
+    Args:
+        plan: The tiles of the image.
+        processor: Has the markers, their ids, and the tokens per tile.
+        image: Number of the image in its sample, from 0; `markers="index"` writes it.
+
+    Raises:
+        ValueError: If a number is too large for the markers.
+    """
+    layout = image_layout(plan, image=image, markers=processor.markers)
+    names = [processor.image_token if piece is None else piece for piece in layout]
+    repeats = [processor.num_image_tokens if piece is None else 1 for piece in layout]
+    ids = np.array(processor.tokenizer.convert_tokens_to_ids(names), dtype=np.int32)
+    return np.repeat(ids, repeats)
 
 
 def find_runs(document: EncodedDocument, image_tokens: Sequence[int]) -> Runs:
@@ -142,7 +181,8 @@ def find_runs(document: EncodedDocument, image_tokens: Sequence[int]) -> Runs:
     answer_ended = document.supervised[:-1] & ~document.supervised[1:]
     begins[1:] = is_image[1:] | is_image[:-1] | answer_ended
     starts = np.flatnonzero(begins)
-    return Runs(np.add.reduceat(repeats, starts).astype(np.int32), is_image[starts])
+    targets = np.add.reduceat(document.supervised, starts, dtype=np.int32)
+    return Runs(np.add.reduceat(repeats, starts).astype(np.int32), is_image[starts], targets)
 
 
 class _Marked(NamedTuple):

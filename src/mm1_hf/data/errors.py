@@ -21,7 +21,8 @@ logger = logging.getLogger(__name__)
 
 ErrorMode = Literal["raise", "skip"]
 # "changed": the file or text no longer has the length that was planned. "unmeasured": a document
-# that could not be read when lengths were measured, so that it is in no pack.
+# that could not be used when lengths were measured, so that it is in no pack. "unanswered": a
+# conversation of whose answers nothing fits into the budgets, so that it is in no pack either.
 Reason = Literal[
     "missing",
     "unreadable",
@@ -32,6 +33,7 @@ Reason = Literal[
     "corrupt",
     "changed",
     "unmeasured",
+    "unanswered",
 ]
 
 MODES: tuple[str, ...] = get_args(ErrorMode)
@@ -118,6 +120,7 @@ class ErrorLog:
             it could not measure (`SourceReport.attempted`).
         unmeasured: For every source, how many documents the plan left out because they could not be
             measured; they count towards the budget.
+        unanswered: The same for conversations of whose answers nothing fits.
 
     Raises:
         BadDataError: If a budget is already spent.
@@ -130,17 +133,18 @@ class ErrorLog:
         policy: ErrorPolicy,
         planned: Mapping[str, int],
         unmeasured: Mapping[str, int],
+        unanswered: Mapping[str, int] | None = None,
     ):
         self.folder = Path(folder)
         self.policy = policy
         self._planned = dict(planned)
-        self._unmeasured = dict(unmeasured)
+        self._left_out = {"unmeasured": dict(unmeasured), "unanswered": dict(unanswered or {})}
         self._forget()
         for source in self._planned:
             self._check_budget(source)
 
     def __getstate__(self) -> dict:
-        names = ("folder", "policy", "_planned", "_unmeasured")
+        names = ("folder", "policy", "_planned", "_left_out")
         return {name: getattr(self, name) for name in names}
 
     def __setstate__(self, state: dict) -> None:
@@ -212,7 +216,12 @@ class ErrorLog:
         self._offsets: dict[Path, int] = {}
         self._seen: set[Place] = set()
         self._counts: Counter[tuple[str, str]] = Counter(
-            {(source, "unmeasured"): count for source, count in self._unmeasured.items() if count}
+            {
+                (source, reason): count
+                for reason, counts in self._left_out.items()
+                for source, count in counts.items()
+                if count
+            }
         )
 
     def _append(self, record: dict) -> None:

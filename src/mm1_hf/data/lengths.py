@@ -18,10 +18,12 @@ from mm1_hf.data.array_files import ArrayFolder, open_array, read_meta
 LENGTH_DTYPES = {
     "tokens": np.dtype(np.uint32),
     "images": np.dtype(np.uint16),
+    "lowered": np.dtype(np.uint16),
     "run_counts": np.dtype(np.uint32),
     "run_tokens": np.dtype(np.uint32),
     "run_is_image": np.dtype(np.bool_),
     "run_tiles": np.dtype(np.int16),
+    "run_targets": np.dtype(np.uint32),
 }
 
 
@@ -35,11 +37,14 @@ class DocumentRuns(NamedTuple):
         tokens: Tokens of each run, shape (runs,). 0 for an image whose header could not be read.
         is_image: Whether a run is an image, shape (runs,).
         tiles: Tiles of each image, 0 for text, shape (runs,).
+        targets: Supervised tokens of each run, shape (runs,); they stand at its end. `None` for
+            made-up lengths: all tokens of texts.
     """
 
     tokens: np.ndarray
     is_image: np.ndarray
     tiles: np.ndarray
+    targets: np.ndarray | None = None
 
     @property
     def image_tokens(self) -> np.ndarray:
@@ -54,22 +59,28 @@ class DocumentLengths:
     Attributes:
         tokens: uint32, shape (N,). 0 means that the document could not be used.
         images: uint16, shape (N,): images that take at least one token.
+        lowered: uint16, shape (N,): images that got fewer tiles to stay within `max_image_tokens`.
         offsets: int64, shape (N + 1,): where the runs of a document begin.
         run_tokens: uint32, shape (R,).
         run_is_image: bool, shape (R,).
         run_tiles: int16, shape (R,).
+        run_targets: uint32, shape (R,): supervised tokens, which stand at the end of a run.
         fingerprint: What the numbers depend on; "" for lengths that were made up.
         num_unmeasured_images: Images whose header could not be read; their runs have no tokens.
+        num_lowered_images: The sum of `lowered`.
     """
 
     tokens: np.ndarray
     images: np.ndarray
+    lowered: np.ndarray
     offsets: np.ndarray
     run_tokens: np.ndarray
     run_is_image: np.ndarray
     run_tiles: np.ndarray
+    run_targets: np.ndarray
     fingerprint: str = ""
     num_unmeasured_images: int = 0
+    num_lowered_images: int = 0
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -77,7 +88,8 @@ class DocumentLengths:
     def runs(self, document: int) -> DocumentRuns:
         """The runs of one document."""
         span = slice(int(self.offsets[document]), int(self.offsets[document + 1]))
-        return DocumentRuns(self.run_tokens[span], self.run_is_image[span], self.run_tiles[span])
+        columns = (self.run_tokens, self.run_is_image, self.run_tiles, self.run_targets)
+        return DocumentRuns(*(column[span] for column in columns))
 
     def unmeasured_images(self) -> np.ndarray:
         """The document of every image that has no tokens, int64, ascending; reads all runs."""
@@ -119,6 +131,7 @@ class DocumentLengths:
             offsets=offsets,
             fingerprint=fingerprint,
             num_unmeasured_images=unmeasured,
+            num_lowered_images=int(arrays["lowered"].sum()),
             **arrays,
         )
 
@@ -135,7 +148,7 @@ class DocumentLengths:
 
         Raises:
             ValueError: If the folder is unfinished or was made with another tokenizer, chat
-                template, tiling or state of the source.
+                template, tiling, markers, budget of image tokens or state of the source.
         """
         meta = read_meta(folder)
         if meta is None:
@@ -145,10 +158,11 @@ class DocumentLengths:
         require_fresh(meta, fingerprint, folder)
         names = [name for name in LENGTH_DTYPES if name != "run_counts"]
         arrays = {name: open_array(folder, name) for name in [*names, "offsets"]}
-        unreadable = meta.get("unreadable", {})
+        unreadable, lowered = meta.get("unreadable", {}), meta.get("lowered", {})
         return cls(
             fingerprint=meta["fingerprint"],
             num_unmeasured_images=unreadable.get("images", 0),
+            num_lowered_images=lowered.get("images", 0),
             **arrays,
         )
 
@@ -162,12 +176,20 @@ class DocumentLengths:
             files.meta = {
                 "fingerprint": self.fingerprint,
                 "unreadable": {"images": self.num_unmeasured_images},
+                "lowered": {"images": self.num_lowered_images},
                 **(meta or {}),
             }
 
 
-def length_arrays(runs: DocumentRuns, run_counts: np.ndarray) -> dict[str, np.ndarray]:
-    """The arrays of `LENGTH_DTYPES` for documents of the given runs and run counts, shape (N,).
+def length_arrays(
+    runs: DocumentRuns, run_counts: np.ndarray, *, lowered: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """The arrays of `LENGTH_DTYPES` for documents of the given runs.
+
+    Args:
+        runs: The runs of all documents behind each other.
+        run_counts: Runs of each document, shape (N,).
+        lowered: Images of each document that a budget took tiles from, shape (N,); none if `None`.
 
     Raises:
         ValueError: If a document is too long for the types.
@@ -178,12 +200,15 @@ def length_arrays(runs: DocumentRuns, run_counts: np.ndarray) -> dict[str, np.nd
         "tokens": _sum_per_document(runs.tokens, ends),
         "images": _sum_per_document(np.asarray(runs.is_image) & (runs.tokens > 0), ends),
     }
+    texts = np.where(np.asarray(runs.is_image, dtype=bool), 0, runs.tokens)
     arrays = {
         **sums,
+        "lowered": np.zeros(len(run_counts)) if lowered is None else lowered,
         "run_counts": run_counts,
         "run_tokens": runs.tokens,
         "run_is_image": runs.is_image,
         "run_tiles": runs.tiles,
+        "run_targets": texts if runs.targets is None else runs.targets,
     }
     for name in ("tokens", "images", "run_tiles"):
         values, limit = np.asarray(arrays[name]), np.iinfo(LENGTH_DTYPES[name]).max
@@ -200,8 +225,9 @@ def require_fresh(meta: dict[str, Any], fingerprint: str | None, folder: Any) ->
     if fingerprint is not None and meta.get("fingerprint") != fingerprint:
         raise ValueError(
             f"The lengths in {folder} are stale: their fingerprint is {meta.get('fingerprint')!r}, "
-            f"but this source with this tokenizer, chat template and tiling has {fingerprint!r}. "
-            "Delete the folder and measure again, or use the settings it was made with."
+            "but this source with this tokenizer, chat template, tiling, markers and "
+            f"max_image_tokens has {fingerprint!r}. Delete the folder and measure again, or use "
+            "the settings it was made with."
         )
 
 

@@ -30,6 +30,7 @@ def measure_lengths_with_ray(
     documents_per_shard: int = 50_000,
     on_error: OnError = "raise",
     num_cpus: float = 1,
+    max_image_tokens: int | None = None,
 ) -> DocumentLengths:
     """`measuring.measure_lengths` on the Ray cluster this process is connected to.
 
@@ -43,6 +44,7 @@ def measure_lengths_with_ray(
         documents_per_shard: Documents of a task.
         on_error: As for `measure_lengths`.
         num_cpus: Cores of a task.
+        max_image_tokens: As for `measure_lengths`.
 
     Raises:
         ImportError: If Ray is not installed.
@@ -56,7 +58,7 @@ def measure_lengths_with_ray(
             'Measuring on many machines needs Ray: pip install "ray[data]". On one machine use '
             "measure_lengths(num_processes=...)."
         ) from error
-    wanted = fingerprint(source, processor)
+    wanted = fingerprint(source, processor, max_image_tokens=max_image_tokens)
     if read_meta(folder) is None:
         shards = plan_shards(
             source, os.path.abspath(folder), documents_per_shard=documents_per_shard
@@ -66,7 +68,13 @@ def measure_lengths_with_ray(
 
         def measure(row: dict[str, Any]) -> dict[str, Any]:
             own_source, own_processor = ray.get(shared)
-            measure_shard(own_source, own_processor, Shard(**row), on_error=on_error)
+            measure_shard(
+                own_source,
+                own_processor,
+                Shard(**row),
+                on_error=on_error,
+                max_image_tokens=max_image_tokens,
+            )
             return row
 
         if shards:

@@ -15,7 +15,7 @@ from PIL import UnidentifiedImageError
 
 from mm1_hf.data.collators import IGNORED
 from mm1_hf.data.documents import Document, ImageSource, open_image_file
-from mm1_hf.data.encoding import EncodedDocument, encode_many, expand
+from mm1_hf.data.encoding import EncodedDocument, encode_many, expand, make_image_ids
 from mm1_hf.data.errors import BadData, Reason
 from mm1_hf.data.lengths import DocumentRuns
 from mm1_hf.model.decoding_mm1 import ImageError
@@ -23,6 +23,7 @@ from mm1_hf.model.decoding_mm1 import ImageError
 if TYPE_CHECKING:
     from mm1_hf.model.image_processing_mm1 import MM1ImageProcessor
     from mm1_hf.model.processing_mm1 import MM1Processor
+    from mm1_hf.model.tiling_mm1 import TilePlan
 
 Pixels = Literal["uint8", "float"]
 
@@ -55,8 +56,8 @@ class PieceArrays(NamedTuple):
 
     Attributes:
         input_ids: int64, shape (L,).
-        labels: int64, shape (L,): `IGNORED` at the first token, at images, and where no loss is
-            wanted; not shifted.
+        labels: int64, shape (L,): `IGNORED` at the first token, at images and their markers, and
+            where no loss is wanted; not shifted.
         position_ids: int64, shape (L,), from 0.
     """
 
@@ -88,18 +89,24 @@ class WantedImage(NamedTuple):
 
 
 class LoadedImages(NamedTuple):
-    """Tiles of the images that could be loaded, or None, and why each other one could not."""
+    """Images by their place in the list that was asked for.
+
+    Attributes:
+        tiles: Tiles of those that could be loaded, in order, or None without any.
+        plans: Where these tiles lie in each image.
+        bad: Why each other image could not be loaded.
+    """
 
     tiles: np.ndarray | None
+    plans: "dict[int, TilePlan]"
     bad: dict[int, BadData]
 
 
-class _PieceTokens(NamedTuple):
-    """Tokens of a piece before images are left out, shape (L,) each, and the images to load."""
+class _Piece(NamedTuple):
+    """A piece whose document still has the length that was planned, and the images to load."""
 
-    input_ids: np.ndarray
-    supervised: np.ndarray
-    image: np.ndarray
+    request: PieceRequest
+    encoded: EncodedDocument
     images: list[WantedImage]
 
 
@@ -119,22 +126,24 @@ def materialise_pack(
         report: Called with what cannot be used, the number of the piece, and the number of the
             image in its document (-1: the whole piece). If it returns, that is left out.
     """
-    pieces: dict[int, _PieceTokens] = {}
+    pieces: dict[int, _Piece] = {}
     for number, encoded in _encode_all(requests, processor).items():
         try:
             if isinstance(encoded, BadData):
                 raise encoded
-            pieces[number] = _cut(encoded, requests[number])
+            pieces[number] = _find_images(encoded, requests[number])
         except BadData as bad:
             report(bad, number, -1)
     wanted = [(number, image) for number, piece in pieces.items() for image in piece.images]
     loaded = load_images([image for _, image in wanted], processor.image_processor, pixels=pixels)
-    unusable: dict[int, list[int]] = {number: [] for number in pieces}
+    plans: dict[int, dict[int, TilePlan]] = {number: {} for number in pieces}
+    for place, plan in loaded.plans.items():
+        number, image = wanted[place]
+        plans[number][image.number] = plan
     for place, bad in sorted(loaded.bad.items()):
         number, image = wanted[place]
         report(bad, number, image.number)
-        unusable[number].append(image.number)
-    finished = {number: _finish(piece, unusable[number]) for number, piece in pieces.items()}
+    finished = {n: _finish(piece, plans[n], processor) for n, piece in pieces.items()}
     tiles_per_image = [
         image.num_tiles for n, (_, image) in enumerate(wanted) if n not in loaded.bad
     ]
@@ -144,7 +153,11 @@ def materialise_pack(
 def load_images(
     images: Sequence[WantedImage], image_processor: "MM1ImageProcessor", *, pixels: Pixels
 ) -> LoadedImages:
-    """Read and decode images, all in one call of the image processor where nothing is wrong."""
+    """Read and decode images, all in one call of the image processor where nothing is wrong.
+
+    The tiles are those that were planned for each image within its document, whatever images stand
+    beside it here.
+    """
     contents: dict[int, bytes] = {}
     bad: dict[int, BadData] = {}
     for place, image in enumerate(images):
@@ -153,21 +166,25 @@ def load_images(
         except BadData as error:
             bad[place] = error
     if not contents:
-        return LoadedImages(None, bad)
+        return LoadedImages(None, {}, bad)
     planned = [images[place].num_tiles for place in contents]
     try:
-        made = _process(list(contents.values()), image_processor, pixels)
+        made = _process(list(contents.values()), image_processor, pixels, planned)
         if list(made["num_tiles"]) == planned:
-            return LoadedImages(made["pixel_values"], bad)
+            plans = dict(zip(contents, made["tile_plans"], strict=True))
+            return LoadedImages(made["pixel_values"], plans, bad)
     except Exception:
         pass  # one by one below, which tells the bad from the good
-    tiles = []
+    tiles, plans = [], {}
     for place, content in contents.items():
         try:
-            tiles.append(_decode(content, image_processor, pixels, images[place].num_tiles))
+            made = _decode(content, image_processor, pixels, images[place].num_tiles)
         except BadData as error:
             bad[place] = error
-    return LoadedImages(np.concatenate(tiles) if tiles else None, bad)
+            continue
+        tiles.append(made["pixel_values"])
+        (plans[place],) = made["tile_plans"]
+    return LoadedImages(np.concatenate(tiles) if tiles else None, plans, bad)
 
 
 def read_file(image: ImageSource) -> bytes:
@@ -192,30 +209,34 @@ def read_file(image: ImageSource) -> bytes:
 
 
 # Any: transformers' type of an image leaves out the bytes that ours takes.
-def _process(contents: list[bytes], image_processor: Any, pixels: Pixels) -> Mapping[str, Any]:
+def _process(
+    contents: list[bytes], image_processor: Any, pixels: Pixels, num_tiles: list[int]
+) -> Mapping[str, Any]:
     settings = _AS_STORED if pixels == "uint8" else {}
-    return image_processor(contents, return_tensors="np", **settings)
+    # As a cap, the tiles of a grid make the same grid again; the overview is not counted.
+    max_tiles = [max(1, number - 1) for number in num_tiles]
+    return image_processor(contents, return_tensors="np", max_tiles=max_tiles, **settings)
 
 
 def _decode(
     content: bytes, image_processor: "MM1ImageProcessor", pixels: Pixels, num_tiles: int
-) -> np.ndarray:
-    """One image, shape (num_tiles, 3, height, width)."""
+) -> Mapping[str, Any]:
+    """What the image processor makes of one image."""
     try:
-        tiles = _process([content], image_processor, pixels)["pixel_values"]
+        made = _process([content], image_processor, pixels, [num_tiles])
     except ImageError as error:
         raise BadData(_reason(error), str(error)) from error
     # Pillow's readers raise whatever a damaged file leads them to: IndexError, struct.error …
     except Exception as error:
         raise BadData("corrupt", f"Decoding it raised {error!r}.") from error
-    if len(tiles) != num_tiles:
+    if (found := len(made["pixel_values"])) != num_tiles:
         raise BadData(
             "changed",
-            f"It makes {len(tiles)} tiles, but {num_tiles} were measured"
+            f"It makes {found} tiles, but {num_tiles} were measured"
             f"{' (its header could not be read then)' if num_tiles == 0 else ''}. Measure the "
             "lengths again after changing files or tiling.",
         )
-    return tiles
+    return made
 
 
 def _encode_all(
@@ -236,8 +257,11 @@ def _encode_all(
     return encoded
 
 
-def _cut(encoded: EncodedDocument, request: PieceRequest) -> _PieceTokens:
-    """The piece of an encoded document, with all placeholders.
+def _find_images(encoded: EncodedDocument, request: PieceRequest) -> _Piece:
+    """The images of a piece of an encoded document.
+
+    Images that had no tokens when they were measured stand in no piece; the first one takes them,
+    so that they are counted.
 
     Raises:
         BadData: If the document no longer has the length that was planned.
@@ -252,39 +276,39 @@ def _cut(encoded: EncodedDocument, request: PieceRequest) -> _PieceTokens:
             f"It has {found[0]} images and {found[1]} text tokens, but {expected[0]} and "
             f"{expected[1]} were measured. Measure the lengths again after changing a source.",
         )
-    expanded = expand(encoded, planned.image_tokens.tolist())
-    part = slice(request.start, request.stop)
-    image = expanded.image[part]
+    tokens = planned.image_tokens
+    starts = (np.cumsum(planned.tokens, dtype=np.int64) - planned.tokens)[is_image]
+    inside = (tokens > 0) & (starts >= request.start) & (starts < request.stop)
+    if request.start == 0:
+        inside |= tokens == 0
     num_tiles = planned.tiles[is_image].tolist()
-    numbers = _images_of_piece(image, planned, is_first_piece=request.start == 0)
+    numbers = np.flatnonzero(inside).tolist()
     wanted = [WantedImage(n, encoded.images[n], num_tiles[n]) for n in numbers]
-    return _PieceTokens(expanded.input_ids[part], expanded.supervised[part], image, wanted)
+    return _Piece(request, encoded, wanted)
 
 
-def _finish(piece: _PieceTokens, unusable: list[int]) -> PieceArrays:
-    input_ids, supervised = piece.input_ids, piece.supervised
-    if unusable:
-        keep = ~np.isin(piece.image, unusable)
+def _finish(piece: _Piece, plans: "dict[int, TilePlan]", processor: "MM1Processor") -> PieceArrays:
+    """The tokens of a piece; images without a plan are left out."""
+    tokens = piece.request.planned.image_tokens
+    image_ids = {}
+    if processor.markers != "none":
+        # The sample is what could be measured: other images have no number in it.
+        numbers = (np.cumsum(tokens > 0) - 1).tolist()
+        image_ids = {
+            n: make_image_ids(plan, processor, image=numbers[n]) for n, plan in plans.items()
+        }
+    expanded = expand(piece.encoded, tokens.tolist(), image_ids=image_ids)
+    part = slice(piece.request.start, piece.request.stop)
+    input_ids, supervised, image = (column[part] for column in expanded)
+    lost = [image.number for image in piece.images if image.number not in plans]
+    if lost:
+        keep = ~np.isin(image, lost)
         input_ids, supervised = input_ids[keep], supervised[keep]
     input_ids = input_ids.astype(np.int64)
     labels = np.where(supervised, input_ids, IGNORED)
     # What stands before it in the pack is another document, which must not predict it.
     labels[:1] = IGNORED
     return PieceArrays(input_ids, labels, np.arange(len(input_ids)))
-
-
-def _images_of_piece(
-    image: np.ndarray, planned: DocumentRuns, *, is_first_piece: bool
-) -> list[int]:
-    """Numbers of the images of a piece, in reading order.
-
-    Images that had no tokens when they were measured stand in no piece; the first one takes them,
-    so that they are counted.
-    """
-    present = np.unique(image[image >= 0])
-    if is_first_piece:
-        present = np.union1d(present, np.flatnonzero(planned.image_tokens == 0))
-    return present.tolist()
 
 
 def _reason(error: ImageError) -> Reason:

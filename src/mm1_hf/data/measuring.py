@@ -6,6 +6,7 @@ is never measured again, so a killed run continues where it was.
 
 import hashlib
 import json
+import logging
 import multiprocessing
 import os
 import shutil
@@ -13,13 +14,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from PIL import Image as PILImage
 
 from mm1_hf.data.array_files import ArrayFolder, open_array, read_meta
-from mm1_hf.data.documents import ImageSource, open_image_file
+from mm1_hf.data.documents import Document, ImageSource, Text, open_image_file
 from mm1_hf.data.encoding import EncodedDocument, encode_many, find_runs
 from mm1_hf.data.lengths import (
     LENGTH_DTYPES,
@@ -29,17 +30,29 @@ from mm1_hf.data.lengths import (
     require_fresh,
 )
 from mm1_hf.model.decoding_mm1 import ImageError, read_image_size
+from mm1_hf.model.tiling_mm1 import num_image_tokens
 
 if TYPE_CHECKING:
     from mm1_hf.data.sources.contract import Source
     from mm1_hf.model.processing_mm1 import MM1Processor
 
+logger = logging.getLogger(__name__)
+
 OnError = Literal["raise", "skip"]
 
 # Goes up when the numbers would come out differently for the same documents.
-_FORMAT = 1
+_FORMAT = 2
 _BATCH = 64
-_TILING_SETTINGS = ("size", "do_resize", "tiling", "resize_policy", "pad_place")
+_TILING_SETTINGS = (
+    "size",
+    "do_resize",
+    "tiling",
+    "resize_policy",
+    "pad_place",
+    "min_tiles",
+    "max_tiles",
+    "max_split_images",
+)
 _EXAMPLES_KEPT = 20
 
 
@@ -51,11 +64,14 @@ class Shard(NamedTuple):
     folder: str
 
 
-def fingerprint(source: "Source", processor: "MM1Processor") -> str:
+def fingerprint(
+    source: "Source", processor: "MM1Processor", *, max_image_tokens: int | None = None
+) -> str:
     """A hash of everything that lengths depend on.
 
-    That is the source's own fingerprint, the tokenizer, the chat template, the tiling settings and
-    the tokens per tile; not the padding or truncation that a tokenizer was last used with.
+    That is the source's own fingerprint, the tokenizer, the chat template, the tiling settings, the
+    markers, the tokens per tile and `max_image_tokens`; not the padding or truncation that a
+    tokenizer was last used with.
     """
     backend = json.loads(processor.tokenizer.backend_tokenizer.to_str())
     for passing in ("padding", "truncation"):
@@ -70,7 +86,9 @@ def fingerprint(source: "Source", processor: "MM1Processor") -> str:
         processor.chat_template,
         processor.image_token,
         processor.num_image_tokens,
+        processor.markers,
         settings,
+        max_image_tokens,
     ]
     text = json.dumps(parts, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
@@ -84,8 +102,11 @@ def measure_lengths(
     num_processes: int = 0,
     documents_per_shard: int = 50_000,
     on_error: OnError = "raise",
+    max_image_tokens: int | None = None,
 ) -> DocumentLengths:
     """Lengths of all documents of a source, from `folder` if they are there, else measured.
+
+    A document is one sample: its images are planned together, as one call of the processor would.
 
     Args:
         source: The documents.
@@ -93,24 +114,43 @@ def measure_lengths(
         folder: Where the lengths are kept. Shards that an earlier, killed run finished are used.
         num_processes: Processes that measure; 0 measures in this one.
         documents_per_shard: Documents between two points of restart.
-        on_error: `"raise"`: a document or image header that cannot be read stops the measuring.
-            `"skip"`: such a document gets no tokens and such an image none, and both are counted in
-            `meta.json` with their reasons. Planning counts the document as dropped.
+        on_error: `"raise"`: a document or image header that cannot be read stops the measuring, and
+            so does a conversation without an answer to learn. `"skip"`: such a document gets no
+            tokens and such an image none, and both are counted in `meta.json` with their reasons.
+            Planning counts the document as unusable.
+        max_image_tokens: Most tokens of all images of one document, markers included; images get
+            fewer tiles until they fit (`plan_sample`), which is logged and counted in `meta.json`
+            and in `DocumentLengths.lowered`. A document of more images than fit with one tile each
+            keeps these tiles, and is cut like any other. `None`: no image is lowered.
 
     Raises:
-        ValueError: If the folder holds lengths of another source, tokenizer, template or tiling;
-            with `"raise"`, if a document cannot be measured; names it.
+        ValueError: If the folder holds lengths of another source, tokenizer, template, tiling,
+            markers or budget; with `"raise"`, if a document cannot be measured; names it.
     """
-    wanted = fingerprint(source, processor)
+    _require_budget(max_image_tokens)
+    wanted = fingerprint(source, processor, max_image_tokens=max_image_tokens)
     if read_meta(folder) is None:
         shards = plan_shards(source, folder, documents_per_shard=documents_per_shard)
         if num_processes == 0:
             for shard in shards:
-                measure_shard(source, processor, shard, on_error=on_error)
+                measure_shard(
+                    source, processor, shard, on_error=on_error, max_image_tokens=max_image_tokens
+                )
         else:
-            _measure_in_processes(source, processor, shards, num_processes, on_error)
+            _measure_in_processes(
+                source, processor, shards, num_processes, on_error, max_image_tokens
+            )
         merge_shards(shards, folder, fingerprint=wanted)
-    return DocumentLengths.open(folder, fingerprint=wanted)
+    lengths = DocumentLengths.open(folder, fingerprint=wanted)
+    if lengths.num_lowered_images:
+        logger.warning(
+            "Source %r: %d images have fewer tiles than the settings ask for, because "
+            "max_image_tokens is %d.",
+            source.name,
+            lengths.num_lowered_images,
+            max_image_tokens,
+        )
+    return lengths
 
 
 def plan_shards(
@@ -130,24 +170,27 @@ def measure_shard(
     shard: Shard,
     *,
     on_error: OnError = "raise",
+    max_image_tokens: int | None = None,
 ) -> str:
     """Measure one shard and return its folder; does nothing if that is finished.
 
     Depends on nothing but its arguments: run it in any process, on any machine that sees the source
     and the folder, in any order.
     """
-    wanted = fingerprint(source, processor)
+    _require_budget(max_image_tokens)
+    wanted = fingerprint(source, processor, max_image_tokens=max_image_tokens)
     meta = read_meta(shard.folder)
     if meta is not None:
         require_fresh(meta, wanted, shard.folder)
         return shard.folder
     problems: Counter[str] = Counter()
     examples: list[str] = []
+    lowered_images = 0
     with ArrayFolder(shard.folder, LENGTH_DTYPES) as files:
         for first in range(shard.start, shard.stop, _BATCH):
             last = min(first + _BATCH, shard.stop)
             found = [
-                _measure(name, encoded, processor, on_error)
+                _measure(name, encoded, processor, on_error, max_image_tokens)
                 for name, encoded in _encode_range(source, processor, first, last, on_error)
             ]
             for measured in found:
@@ -155,14 +198,17 @@ def measure_shard(
                     problems[kind] += 1
                     examples += [text] if len(examples) < _EXAMPLES_KEPT else []
             counts = np.array([len(measured.runs.tokens) for measured in found])
-            columns = zip(*(measured.runs for measured in found), strict=True)
+            columns: Any = zip(*(measured.runs for measured in found), strict=True)
             runs = DocumentRuns(*(np.concatenate(column) for column in columns))
-            for name, values in length_arrays(runs, counts).items():
+            lowered = np.array([measured.lowered for measured in found])
+            lowered_images += int(lowered.sum())
+            for name, values in length_arrays(runs, counts, lowered=lowered).items():
                 files.append(name, values)
         files.meta = {
             "fingerprint": wanted,
             "documents": shard.stop - shard.start,
             "unreadable": dict(problems),
+            "lowered": {"images": lowered_images},
             "examples": examples,
         }
     return shard.folder
@@ -177,6 +223,7 @@ def merge_shards(shards: Sequence[Shard], folder: str | os.PathLike, *, fingerpr
     dtypes = {name: dtype for name, dtype in LENGTH_DTYPES.items() if name != "run_counts"}
     problems: Counter[str] = Counter()
     examples: list[str] = []
+    lowered: Counter[str] = Counter({"images": 0})
     with ArrayFolder(folder, dtypes | {"offsets": np.int64}) as files:
         files.append("offsets", np.zeros(1))
         end = 0
@@ -194,11 +241,13 @@ def merge_shards(shards: Sequence[Shard], folder: str | os.PathLike, *, fingerpr
             files.append("offsets", ends)
             end = int(ends[-1])
             problems.update(meta["unreadable"])
+            lowered.update(meta["lowered"])
             examples += meta["examples"][: _EXAMPLES_KEPT - len(examples)]
         files.meta = {
             "fingerprint": fingerprint,
             "documents": sum(shard.stop - shard.start for shard in shards),
             "unreadable": dict(problems),
+            "lowered": dict(lowered),
             "examples": examples,
         }
     for shard in shards:
@@ -211,9 +260,12 @@ def merge_shards(shards: Sequence[Shard], folder: str | os.PathLike, *, fingerpr
 class _Measured(NamedTuple):
     runs: DocumentRuns
     problems: list[tuple[str, str]]
+    lowered: int = 0
 
 
-_NO_RUNS = DocumentRuns(np.zeros(0, np.int32), np.zeros(0, np.bool_), np.zeros(0, np.int16))
+_NO_RUNS = DocumentRuns(
+    np.zeros(0, np.int32), np.zeros(0, np.bool_), np.zeros(0, np.int16), np.zeros(0, np.int32)
+)
 
 
 def _encode_range(
@@ -227,6 +279,8 @@ def _encode_range(
     try:
         documents = [source[index] for index in range(start, stop)]
         encoded = encode_many(documents, processor)
+        for document, tokens in zip(documents, encoded, strict=True):
+            _require_answer(document, tokens)
         names = [f"document {d.key!r} of source {source.name!r}" for d in documents]
         yield from zip(names, encoded, strict=True)
         return
@@ -239,35 +293,76 @@ def _encode_range(
         try:
             document = source[index]
             name = f"document {document.key!r} of source {source.name!r}"
-            yield name, encode_many([document], processor)[0]
+            encoded = encode_many([document], processor)[0]
+            _require_answer(document, encoded)
+            yield name, encoded
         except Exception as error:
             yield name, error
 
 
+def _require_answer(document: Document, encoded: EncodedDocument) -> None:
+    """Raise `ValueError` for a conversation that has nothing to learn.
+
+    The end of an empty answer would be a target, but a model that learns it learns to be silent.
+    """
+    if document.kind != "conversation":
+        return
+    answers = [s for s in document.segments if isinstance(s, Text) and s.role == "assistant"]
+    if any(answer.text.strip() for answer in answers) and encoded.supervised.any():
+        return
+    roles = {segment.role for segment in document.segments}
+    found = "only empty answers" if "assistant" in roles else "no turn of the assistant"
+    if any(answer.text.strip() for answer in answers):
+        found = "answers, but no token of them inside the template's generation marks"
+    raise ValueError(
+        f"Document {document.key!r} of source {document.source!r}: the conversation has {found}, "
+        "so no token of it would be learned. Add an answer, remove the row, or pass "
+        "errors=ErrorPolicy(mode='skip') to leave out such rows and count them."
+    )
+
+
 def _measure(
-    name: str, encoded: EncodedDocument | Exception, processor: "MM1Processor", on_error: OnError
+    name: str,
+    encoded: EncodedDocument | Exception,
+    processor: "MM1Processor",
+    on_error: OnError,
+    max_image_tokens: int | None,
 ) -> _Measured:
     if isinstance(encoded, Exception):
         return _Measured(_NO_RUNS, [("documents", f"{name}: {encoded}")])
     problems = []
-    tokens, tiles = [], []
+    sizes: dict[int, tuple[int, int]] = {}
     for number, image in enumerate(encoded.images):
         try:
-            size = _read_size(image, f"image {number} of {name}")
+            sizes[number] = _read_size(image, f"image {number} of {name}")
         except ImageError as error:
             if on_error == "raise":
                 raise
             problems.append(("images", str(error)))
-            tokens.append(0)
-            tiles.append(0)
-            continue
-        plan = processor.plan([size])
-        tokens.append(plan.num_tokens[0])
-        tiles.append(plan.num_tiles[0])
-    runs = find_runs(encoded, tokens)
-    run_tiles = np.zeros(len(runs.tokens), dtype=np.int16)
+    budget = max_image_tokens
+    if budget is not None:
+        budget = max(budget, num_image_tokens(len(sizes), processor.num_image_tokens))
+    try:
+        plan = processor.plan(list(sizes.values()), max_image_tokens=budget, name=name)
+    except ValueError as error:
+        if on_error == "raise":
+            raise
+        return _Measured(_NO_RUNS, [*problems, ("documents", str(error))])
+    tokens, tiles = np.zeros((2, len(encoded.images)), dtype=np.int64)
+    tokens[list(sizes)], tiles[list(sizes)] = plan.num_tokens, plan.num_tiles
+    runs = find_runs(encoded, tokens.tolist())
+    run_tiles = np.zeros(len(runs.tokens), dtype=np.int64)
     run_tiles[runs.is_image] = tiles
-    return _Measured(DocumentRuns(runs.tokens, runs.is_image, run_tiles), problems)
+    measured = DocumentRuns(runs.tokens, runs.is_image, run_tiles, runs.targets)
+    return _Measured(measured, problems, len(plan.lowered))
+
+
+def _require_budget(max_image_tokens: int | None) -> None:
+    if max_image_tokens is not None and max_image_tokens < 1:
+        raise ValueError(
+            f"max_image_tokens is {max_image_tokens}, but a number of at least 1 is expected, or "
+            "None for no budget."
+        )
 
 
 def _read_size(image: ImageSource, name: str) -> tuple[int, int]:
@@ -293,12 +388,20 @@ def _measure_in_processes(
     shards: list[Shard],
     num_processes: int,
     on_error: OnError,
+    max_image_tokens: int | None,
 ) -> None:
     # Spawned, not forked: a tokenizer that has used its threads may hang in a forked child.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(num_processes, mp_context=context, initializer=_enter) as pool:
         futures = [
-            pool.submit(measure_shard, source, processor, shard, on_error=on_error)
+            pool.submit(
+                measure_shard,
+                source,
+                processor,
+                shard,
+                on_error=on_error,
+                max_image_tokens=max_image_tokens,
+            )
             for shard in shards
         ]
         for future in futures:

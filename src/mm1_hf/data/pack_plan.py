@@ -52,7 +52,7 @@ class Pack(NamedTuple):
 class SourceReport:
     """What a plan does with one source.
 
-    The first six count what is in the plan's packs. The others count what happened to the
+    The first seven count what is in the plan's packs. The others count what happened to the
     documents on the way into them; the last window may hold documents beyond the last pack.
 
     Attributes:
@@ -63,11 +63,17 @@ class SourceReport:
         images: Images.
         unmeasured_images: Images of the documents that had no readable header when lengths were
             measured; they have no tokens, and are met when the document is read.
+        lowered_images: Images of the documents that have fewer tiles than the settings ask for,
+            because of `max_image_tokens`.
         split: Documents cut into several pieces.
         truncated: Documents of which the end is missing.
         dropped: Documents left out because they are over the budget.
-        unusable: Documents left out because they could not be measured.
+        unusable: Documents left out because they could not be measured; conversations without an
+            answer are among them.
         dropped_images: Images left out of documents that were cut, because they fit nowhere.
+        unanswered: Conversations left out because nothing of their answers fits into the budgets.
+        unanswered_pieces: Pieces of other conversations left out because no answer stands in them.
+        first_unanswered: Index of the first document that `unanswered` counts.
     """
 
     documents: int = 0
@@ -76,19 +82,24 @@ class SourceReport:
     tokens: int = 0
     images: int = 0
     unmeasured_images: int = 0
+    lowered_images: int = 0
     split: int = 0
     truncated: int = 0
     dropped: int = 0
     unusable: int = 0
     dropped_images: int = 0
+    unanswered: int = 0
+    unanswered_pieces: int = 0
+    first_unanswered: int | None = None
 
     @property
     def attempted(self) -> int:
-        """Images and documents, or pieces of them, that are read or could not be measured.
+        """Images and documents, or pieces of them, that are read or could not be used before.
 
         Everything that counts towards an error budget is among them.
         """
-        return self.images + self.pieces + self.unmeasured_images + self.unusable
+        planned = self.images + self.pieces
+        return planned + self.unmeasured_images + self.unusable + self.unanswered
 
 
 class PackBatch(NamedTuple):

@@ -11,12 +11,12 @@ from mm1_hf.data.best_fit import OVER_BUDGET, OverBudget
 from mm1_hf.data.lengths import DocumentLengths
 from mm1_hf.data.mixture import Mixture
 from mm1_hf.data.pack_plan import Pack, PackPlan, Piece, SourceReport, collect_plan, write_plan
-from mm1_hf.data.planner import Budgets, Planner
+from mm1_hf.data.planner import Budgets, Planner, is_placeable
 
 __all__ = ["Pack", "PackPlan", "Piece", "SourceReport", "plan_packs"]
 
 # Goes up when the same inputs would give another plan.
-_FORMAT = 2
+_FORMAT = 3
 _LARGEST_SOURCE = 2**32 - 1
 
 
@@ -50,7 +50,8 @@ def plan_packs(
         window: Documents that are packed together; more fill the packs better and come further
             from the mixed order.
         over_budget: What happens to documents larger than a pack: `"split"` at images and text
-            boundaries, `"truncate"`, or `"drop"`; see `best_fit.cut_document`. Counted per source.
+            boundaries, `"truncate"`, or `"drop"`; see `best_fit.cut_document`. Pieces of a
+            conversation in which no token of an answer is left are left out. Counted per source.
         folder: Where to keep the plan. A plan of the same arguments that is there is opened.
 
     Raises:
@@ -137,16 +138,18 @@ def _require_usable(name: str, lengths: DocumentLengths, budgets: Budgets) -> No
     step = 1 << 20
     for first in range(0, len(lengths), step):
         tokens = lengths.tokens[first : first + step]
-        usable = tokens > 0
-        if budgets.over_budget == "drop":
-            usable &= tokens <= budgets.sequence_length
-            usable &= lengths.images[first : first + step] <= budgets.max_images
-        if usable.any():
+        fits = (tokens > 0) & (tokens <= budgets.sequence_length)
+        fits &= lengths.images[first : first + step] <= budgets.max_images
+        if fits.any():
             return
+        if budgets.over_budget != "drop":
+            over = (first + np.flatnonzero(tokens)).tolist()
+            if any(is_placeable(lengths.runs(document), budgets) for document in over):
+                return
     raise ValueError(
         f"Of the {len(lengths):,} documents of source {name!r} none fits into a pack of "
-        f"{budgets.sequence_length} tokens and {budgets.max_images} images. Leave the source out, "
-        "raise the budgets, or choose over_budget='split'."
+        f"{budgets.sequence_length} tokens and {budgets.max_images} images, or no answer of a "
+        "conversation does. Leave the source out, raise the budgets, or choose over_budget='split'."
     )
 
 

@@ -6,14 +6,14 @@ behind it: a longer plan begins with the shorter one, and the memory needed is t
 Letters: P packs, Q pieces of documents.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import numpy as np
 
-from mm1_hf.data.best_fit import OverBudget, cut_document, cut_text, pack_window
-from mm1_hf.data.lengths import DocumentLengths
+from mm1_hf.data.best_fit import Cut, OverBudget, cut_document, cut_text, pack_window
+from mm1_hf.data.lengths import DocumentLengths, DocumentRuns
 from mm1_hf.data.mixture import Mixture, TokenOrder
 from mm1_hf.data.pack_plan import PackBatch, SourceReport
 from mm1_hf.data.permutation import derive_key, hash_positions
@@ -181,32 +181,49 @@ class Planner:
         rows: list[tuple[int, int, int, int, bool]] = []
         counted: dict[str, list[int]] = {name: [] for name in ("split", "truncated", "dropped")}
         columns = (over, leaf[over], document[over], tokens[over], images[over])
+        names = [own.name for own in self.mixture.leaves]
         for place, number, index, size, num_images in zip(
             *(column.tolist() for column in columns), strict=True
         ):
             own = self.lengths[number]
-            begin, end = int(own.offsets[index]), int(own.offsets[index + 1])
-            if num_images == 0 and end - begin == 1:  # plain text, by far the most frequent
+            report = self.report[names[number]]
+            if num_images == 0 and own.offsets[index + 1] - own.offsets[index] == 1:
+                # Plain text, by far the most frequent.
                 sizes = [length]
                 if policy == "split":
                     sizes = cut_text(size, room=length, sequence_length=length)
                 edges = [0, *accumulate(sizes)]
                 pieces = [(*span, 0) for span in pairwise(edges)]
             else:
-                runs = own.run_tokens[begin:end].tolist(), own.run_is_image[begin:end].tolist()
-                pieces, lost = cut_document(
-                    *runs,
-                    sequence_length=length,
-                    max_images=self.budgets.max_images,
-                    over_budget=policy,
-                )
-                self.report[self.mixture.leaves[number].name].dropped_images += lost
+                pieces, lost = _cut(own.runs(index), self.budgets)
+                report.dropped_images += lost
+            if pieces:
+                pieces = self._learnable(pieces, own.runs(index), report, index)
+                if not pieces:
+                    continue
             kind = "dropped" if not pieces else "truncated" if policy == "truncate" else "split"
             counted[kind].append(number)
             rows += [(place, *piece, nth == 0) for nth, piece in enumerate(pieces)]
         for kind, leaves in counted.items():
             self._add(kind, np.array(leaves, dtype=np.int64))
         return _Fragments.of(rows)
+
+    def _learnable(
+        self,
+        pieces: Sequence[tuple[int, int, int]],
+        runs: DocumentRuns,
+        report: SourceReport,
+        document: int,
+    ) -> Sequence[tuple[int, int, int]]:
+        """The pieces that hold a target; only conversations may lose any here."""
+        kept = _with_targets(pieces, runs)
+        if kept:
+            report.unanswered_pieces += len(pieces) - len(kept)
+        else:
+            report.unanswered += 1
+            if report.first_unanswered is None:
+                report.first_unanswered = document
+        return kept
 
     def _counted(self, batch: PackBatch) -> PackBatch:
         """Add a batch to the report."""
@@ -221,6 +238,11 @@ class Planner:
                 before, behind = ends
                 report = self.report[self.mixture.leaves[number].name]
                 report.unmeasured_images += int((behind - before).sum())
+        for number, own in enumerate(self.lengths):
+            if own.num_lowered_images:
+                document = batch.document[batch.begins & (batch.leaf == number)]
+                report = self.report[self.mixture.leaves[number].name]
+                report.lowered_images += int(own.lowered[document].sum())
         num_leaves = len(self.lengths)
         pack = np.repeat(np.arange(len(batch.pieces)), batch.pieces)
         met = np.unique(pack * num_leaves + batch.leaf)
@@ -283,6 +305,45 @@ class _PlacedTokens:
             over = (tokens > length) | (self._lengths.images[documents] > max_images)
             return np.where(over, 0, tokens)
         return tokens
+
+
+def is_placeable(runs: DocumentRuns, budgets: Budgets) -> bool:
+    """Whether anything of a document over the budgets comes into packs."""
+    return bool(_with_targets(_cut(runs, budgets).fragments, runs))
+
+
+def _cut(runs: DocumentRuns, budgets: Budgets) -> Cut:
+    assert budgets.over_budget != "drop", "nothing is cut then"
+    return cut_document(
+        runs.tokens.tolist(),
+        runs.is_image.tolist(),
+        sequence_length=budgets.sequence_length,
+        max_images=budgets.max_images,
+        over_budget=budgets.over_budget,
+    )
+
+
+def _with_targets(
+    pieces: Sequence[tuple[int, int, int]], runs: DocumentRuns
+) -> Sequence[tuple[int, int, int]]:
+    """The pieces `(start, stop, images)` of a document in which there is something to predict.
+
+    In other documents than conversations all texts are targets, and where pieces without any are
+    made it is `cut_document` that decides so: those are kept.
+    """
+    tokens = np.asarray(runs.tokens, dtype=np.int64)
+    targets = np.asarray(runs.targets, dtype=np.int64)
+    prompts = (tokens - targets)[~np.asarray(runs.is_image)].sum()
+    if prompts <= 1:  # the first token of a document is never a target
+        return pieces
+    ends = np.cumsum(tokens)
+    begins = ends - targets
+    return [
+        piece
+        for piece in pieces
+        # The first token of a piece is no target.
+        if (np.maximum(begins, piece[0] + 1) < np.minimum(ends, piece[1])).any()
+    ]
 
 
 def _pack(items: _Items, budgets: Budgets, *, key: int) -> PackBatch:

@@ -65,14 +65,18 @@ _LEGEND = """<ul class="legend">
 <li><span class="chip">⟨s⟩</span> special token, underlined if it carries loss</li>
 </ul>"""
 
-RunKind = Literal["text", "special", "image"]
+RunKind = Literal["text", "special", "image", "marker"]
+
+
+_IMAGE_KINDS: tuple[RunKind, ...] = ("image", "marker")
 
 
 class Run(NamedTuple):
     """Neighbouring tokens of a document that are shown alike.
 
     Attributes:
-        kind: Text, one special token (perhaps repeated), or placeholders of images.
+        kind: Text, one special token (perhaps repeated), placeholders of images, or one marker
+            beside them (perhaps repeated).
         loss: Whether they are predicted.
         start: Position of the first one.
         stop: Position behind the last one.
@@ -150,8 +154,10 @@ def read_runs(
         processor: Knows the special tokens and decodes.
     """
     tokenizer, image = processor.tokenizer, processor.image_token_id
+    markers = {*processor.image_token_ids} - {image}
     added = tokenizer.added_tokens_decoder.items()
-    special = {image, *tokenizer.all_special_ids, *(n for n, token in added if token.special)}
+    special = {image, *markers, *tokenizer.all_special_ids}
+    special |= {number for number, token in added if token.special}
     loss = labels != IGNORED
     names = np.where(np.isin(input_ids, list(special)), input_ids, -1)
     changes = np.flatnonzero((np.diff(names) != 0) | (loss[1:] != loss[:-1])) + 1
@@ -162,7 +168,8 @@ def read_runs(
     for start, stop in pairwise(edges):
         kind: RunKind = "text"
         if names[start] >= 0:
-            kind = "image" if names[start] == image else "special"
+            kind = "marker" if int(names[start]) in markers else "special"
+            kind = "image" if names[start] == image else kind
             text = "" if kind == "image" else _decode(tokenizer, [int(names[start])])
             stretch, shown = stop, 0
         else:
@@ -228,6 +235,7 @@ def _render_pack(view: PackView, plan: PackPlan, processor: "MM1Processor") -> s
     tiles = tile_pictures(item["pixel_values"], processor.image_processor)
     per_tile = processor.num_image_tokens
     placeholders = sum(document.tokens_of("image") for document in documents)
+    markers = sum(document.tokens_of("marker") for document in documents)
     if placeholders != len(tiles) * per_tile or item["tiles_per_image"].sum() != len(tiles):
         raise ValueError(
             f"Pack {view.number} has {placeholders} image placeholders and {len(tiles)} tiles, "
@@ -242,6 +250,7 @@ def _render_pack(view: PackView, plan: PackPlan, processor: "MM1Processor") -> s
         f"<b>{view.planned.images}</b> of {plan.max_images} images planned",
         _number(len(tiles), "tile"),
         _number(placeholders, "image token"),
+        *([_number(markers, "marker")] if markers else []),
         f"{_number(num_loss, 'token')} with loss",
         _number(budget - size, "unused slot"),
     ]
@@ -302,7 +311,7 @@ def _render_strip(documents: Sequence[_Document], size: int, budget: int) -> str
 
 
 def _colour(run: Run) -> str:
-    if run.kind == "image":
+    if run.kind in _IMAGE_KINDS:
         return "image"
     return "loss" if run.loss else "free"
 
@@ -333,35 +342,55 @@ def _render_document(document: _Document, images: Iterator[list[str]], per_tile:
 def _render_runs(runs: Iterable[Run], images: Iterator[list[str]], per_tile: int) -> Iterator[str]:
     """Runs of a document; takes its images, as lists of tiles, from those of the pack."""
     number = 0
-    for is_image, group in groupby(runs, key=lambda run: run.kind == "image"):
+    for is_image, group in groupby(runs, key=lambda run: run.kind in _IMAGE_KINDS):
         if is_image:
-            left = sum(run.stop - run.start for run in group) // per_tile
-            while left > 0:
+            parts = _split_tiles(group, per_tile)
+            for part in parts:
                 tiles = next(images)
                 number += 1
-                left -= len(tiles)
-                yield _render_image(tiles, number, per_tile)
+                # An image ends with its last tile: a marker behind it belongs to the next image.
+                left = len(tiles) - (part is None)
+                own = [part]
+                while left > 0:
+                    own.append(next(parts))
+                    left -= own[-1] is None
+                yield _render_image(own, tiles, number, per_tile)
         else:
             # dir: the text's own direction, as its first letter says.
             yield f'<p class="text" dir="auto">{"".join(map(_render_text, group))}</p>'
 
 
-def _render_image(tiles: Sequence[str], number: int, per_tile: int) -> str:
+def _split_tiles(runs: Iterable[Run], per_tile: int) -> Iterator[Run | None]:
+    """Runs of images as single tiles (`None`) and the markers between them."""
+    for run in runs:
+        if run.kind == "marker":
+            yield run
+        else:
+            yield from [None] * ((run.stop - run.start) // per_tile)
+
+
+def _render_image(
+    parts: Sequence[Run | None], tiles: Sequence[str], number: int, per_tile: int
+) -> str:
+    """An image: its tiles (`None` in `parts`) and, in between, its markers."""
     name = f"image {number}"
     figures = (
         f'<img src="{picture}" tabindex="0" alt="tile {nth} of {len(tiles)} of {name}">'
         for nth, picture in enumerate(tiles, start=1)
     )
+    shown = "".join(next(figures) if part is None else _render_text(part) for part in parts)
     tokens = _number(len(tiles) * per_tile, "image token")
+    num_markers = sum(part.stop - part.start for part in parts if part is not None)
+    markers = f" and {_number(num_markers, 'marker')}" if num_markers else ""
     return (
-        f'<figure><div class="tiles">{"".join(figures)}</div>'
-        f"<figcaption>{name}: {_number(len(tiles), 'tile')}, ⟨{tokens}⟩</figcaption></figure>"
+        f'<figure><div class="tiles">{shown}</div><figcaption>{name}: '
+        f"{_number(len(tiles), 'tile')}, ⟨{tokens}{markers}⟩</figcaption></figure>"
     )
 
 
 def _render_text(run: Run) -> str:
     tag = "mark" if run.loss else "span"
-    if run.kind == "special":
+    if run.kind in ("special", "marker"):
         count = run.stop - run.start
         times = f" ×{count}" if count > 1 else ""
         return f'<{tag} class="chip" dir="ltr">{_escape(run.text)}{times}</{tag}>'

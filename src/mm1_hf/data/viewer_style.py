@@ -59,6 +59,7 @@ mark { color: inherit; background: var(--loss-back); text-decoration: underline 
   font-family: ui-monospace, "DejaVu Sans Mono", monospace; white-space: nowrap; }
 figure { margin: .5rem 0 0; border-left: 4px solid var(--image); padding-left: .4rem; }
 .tiles { display: flex; flex-wrap: wrap; gap: .4rem; }
+.tiles .chip { align-self: center; }
 .tiles img { display: block; height: 9rem; max-width: 100%; object-fit: contain; }
 .tiles img[src^="data:image/png"] { image-rendering: pixelated; }
 .tiles img:focus { height: auto; width: 24rem; }

@@ -353,10 +353,9 @@ class MM1TextConfig(PreTrainedConfig):
             self.num_key_value_heads = self.num_attention_heads
         if self.qk_norm:
             # Each rank norms its own heads only, so the gradients of the shared weights add up.
-            norms = (f"layers.*.self_attn.{name}" for name in ("q_norm", "k_norm"))
-            self.base_model_tp_plan = {
-                **self.base_model_tp_plan,
-                **dict.fromkeys(norms, "replicated_with_grad_allreduce"),
+            self.base_model_tp_plan = self.base_model_tp_plan | {
+                "layers.*.self_attn.q_norm": "replicated_with_grad_allreduce",
+                "layers.*.self_attn.k_norm": "replicated_with_grad_allreduce",
             }
         super().__post_init__(**kwargs)
 

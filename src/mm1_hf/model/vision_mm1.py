@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
@@ -74,12 +75,24 @@ class MM1VisionAttention(nn.Module):
         return self.o_proj(output.reshape(*hidden_states.shape[:-1], -1).contiguous()), weights
 
 
+class QuickGELU(nn.Module):
+    """OpenAI CLIP's x * sigmoid(1.702 x), written as a SiLU.
+
+    That keeps one tensor for the backward pass where the product keeps two.
+    """
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Apply to each entry."""
+        return F.silu(1.702 * hidden_states) / 1.702
+
+
 class MM1VisionMLP(nn.Module):
     """Two linear layers with an activation between them."""
 
     def __init__(self, config: MM1VisionConfig):
         super().__init__()
-        self.activation = ACT2FN[config.hidden_act]
+        is_quick = config.hidden_act == "quick_gelu"
+        self.activation = QuickGELU() if is_quick else ACT2FN[config.hidden_act]
         self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
         self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
 

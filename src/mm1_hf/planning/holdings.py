@@ -196,7 +196,9 @@ def state_bytes(parameter: torch.Tensor, *, optimizer: Optimizer, size: int) -> 
 def _divided_parameters(model: nn.Module) -> set[int]:
     """Identities of the tensors that the modules' tensor-parallel plans divide."""
     patterns = (
-        re.escape(name).replace(r"\*", r"\d+") for name in getattr(model, "tp_plan", None) or {}
+        re.escape(name).replace(r"\*", r"\d+")
+        for name, style in (getattr(model, "tp_plan", None) or {}).items()
+        if not style.startswith("replicated")
     )
     planned = re.compile("|".join(patterns) or r"(?!)")
     return {

@@ -7,6 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 _PUBLIC_NAMES = {
+    "adapter_config": "adapters",
     "learning_rate": "laws",
     "share_of_peak": "laws",
     "weight_decay": "laws",
@@ -40,6 +41,7 @@ __all__ = [
     "Recipe",
     "SafeCheckpoints",
     "SaveOnSignal",
+    "adapter_config",
     "build_mixture",
     "continual",
     "count_parameters",
@@ -63,6 +65,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from mm1_hf.training.adapters import adapter_config
     from mm1_hf.training.callbacks import SafeCheckpoints, SaveOnSignal, survival_callbacks
     from mm1_hf.training.checkpoints import last_complete_checkpoint
     from mm1_hf.training.data_files import load_data

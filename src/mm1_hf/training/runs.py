@@ -227,9 +227,24 @@ def train(
         save_recipe(recipe, folder / RECIPE_FILE)
         text = json.dumps(_describe_mixture(mixture), indent=2)
         (folder / MIXTURE_FILE).write_text(text + "\n", encoding="utf-8")
+    _require_optimizer_for_sharding(trainer)
     trainer.train(resume_from_checkpoint=checkpoint)
+    plugin = getattr(trainer.accelerator.state, "fsdp_plugin", None)
+    if plugin is not None:
+        # With sharded checkpoints, `save_model` alone writes no weights.
+        plugin.set_state_dict_type("FULL_STATE_DICT")
     trainer.save_model(os.fspath(folder))
     return trainer
+
+
+def _require_optimizer_for_sharding(trainer: MM1Trainer) -> None:
+    """Refuse what transformers' AdaFactor cannot do, before the first step does."""
+    if trainer.is_fsdp_enabled and "adafactor" in trainer.args.optim:
+        raise ValueError(
+            "The recipe's optimizer is AdaFactor, which mixes whole and sharded tensors under "
+            "FSDP and fails at its first step. Launch with DDP or ZeRO-3, or choose "
+            'optim="adamw_torch" with a rate of its own.'
+        )
 
 
 def require_processes(settings: TrainingArguments, num_processes: int) -> None:
