@@ -7,24 +7,26 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 # One thread per test process, two processes: what two cores can use without quarrelling.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
 OLDEST := .cache/transformers-5.19.0
-# Tests of code that never calls transformers: once is enough.
-NO_TRANSFORMERS := $(foreach name,sources converters documents cleaning mixture packing lengths,\
-	--ignore=tests/data/test_$(name).py)
+# Tests whose outcome does not depend on the version of transformers: once is enough.
+NO_TRANSFORMERS := $(foreach name,contracts demo grounding video planning/test_memory.py \
+	$(foreach part,sources converters documents cleaning mixture packing lengths lengths_ray,\
+	data/test_$(part).py) training/test_compile.py training/test_launch_lines.py,\
+	--ignore=tests/$(name))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types layers unit oldest docs examples format clean
+.PHONY: help demo test lint types layers unit slow oldest docs examples format clean
 
 help:
 	@echo "make demo      train a small MM1 on real handwritten digits (about 10 minutes)"
-	@echo "make test      every check there is (under 10 minutes)"
-	@echo "make lint types layers unit oldest docs examples    the same checks one by one"
+	@echo "make test      every check there is (about 20 minutes)"
+	@echo "make lint types layers unit slow oldest docs examples    the same checks one by one"
 	@echo "make format    let ruff put the code in order"
 	@echo "make clean     remove what make has made"
 
 demo: $(VENV)/.demo
 	$(BIN)/mm1 demo
 
-test: lint types layers unit oldest docs examples
+test: lint types layers unit slow oldest docs examples
 	@echo "make test: all checks passed"
 
 lint: $(VENV)/.test
@@ -38,12 +40,15 @@ layers: $(VENV)/.test
 	$(BIN)/lint-imports
 
 unit: $(VENV)/.test
-	$(PYTEST)
+	$(PYTEST) -m "not slow"
 
-# The same tests with the oldest supported transformers in front. What does not depend on its
-# version (the contracts of the source tree, the long jobs) ran once already.
+# What starts processes, compiles, or measures memory.
+slow: $(VENV)/.test
+	$(PYTEST) -m slow
+
+# The same tests with the oldest supported transformers in front.
 oldest: $(VENV)/.test $(OLDEST)/.done
-	PYTHONPATH=$(OLDEST) $(PYTEST) --ignore=tests/contracts --ignore=tests/demo $(NO_TRANSFORMERS)
+	PYTHONPATH=$(OLDEST) $(PYTEST) $(NO_TRANSFORMERS)
 
 docs: $(VENV)/.test
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

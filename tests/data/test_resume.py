@@ -11,6 +11,8 @@ import pytest
 
 from . import small_corpus as corpus
 
+pytestmark = pytest.mark.slow
+
 STEPS = 8
 PLAIN = {"ranks": 1, "workers": 0}
 
@@ -114,7 +116,6 @@ def test_ranks_together_see_what_one_sees(seen, run):
     require_the_same_batches(seen[run], seen["whole"][0])
 
 
-@pytest.mark.slow
 def test_four_ranks_and_a_growing_job_see_what_one_rank_sees(tmp_path):
     seen = train(tmp_path, RUNS_OF_FOUR)
     require_the_same_batches(seen["ranks-4"], seen["whole"][0])

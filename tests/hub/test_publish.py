@@ -22,6 +22,8 @@ from mm1_hf import (
 )
 from mm1_hf.hub import publish_to_folder
 
+pytestmark = pytest.mark.slow
+
 VISION = {
     "hidden_size": 32,
     "intermediate_size": 64,

@@ -14,6 +14,8 @@ from mm1_hf import MM1ForCausalLM, MM1ForConditionalGeneration, MM1Processor
 
 from ..model import tiny
 
+pytestmark = pytest.mark.slow
+
 AUTO = "AutoConfig, AutoImageProcessor, AutoModel, AutoModelForCausalLM"
 AUTO_MORE = "AutoModelForImageTextToText, AutoProcessor"
 
@@ -79,13 +81,11 @@ def run(program: str, *arguments: Path) -> str:
     return finished.stdout
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("beginning", BEGINNINGS)
 def test_every_auto_class_knows_mm1(beginning, saved):
     assert "known" in run(BEGINNINGS[beginning] + CHECKS, *saved)
 
 
-@pytest.mark.slow
 def test_the_pipeline_answers_about_a_picture(saved):
     program = """
         import sys

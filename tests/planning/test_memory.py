@@ -20,12 +20,13 @@ from mm1_hf.planning.holdings import state_bytes
 from . import measured_step
 from .small import TEXT, config, configs
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(measured_step.__file__)
 LINUX = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux' /proc")
 
 
 @LINUX
-@pytest.mark.slow
 @pytest.mark.parametrize("case", ["activations", "parameters"])
 def test_the_peak_of_a_process_is_within_15_percent(case):
     # glibc's heap otherwise keeps what was freed, and the process grows by more than it holds.
@@ -41,7 +42,6 @@ def test_the_peak_of_a_process_is_within_15_percent(case):
         assert estimated == pytest.approx(measured, rel=0.15)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("case", ["recomputed", "accumulated", "frozen", "adafactor"])
 def test_the_peak_of_the_allocator_is_within_15_percent(case):
     step = measured_step.Step(**measured_step.CASES[case])

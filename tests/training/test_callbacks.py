@@ -14,6 +14,8 @@ from mm1_hf.training.checkpoints import SEAL, last_complete_checkpoint
 
 from . import jobs, small_runs
 
+pytestmark = pytest.mark.slow
+
 LIVES = {
     "stock": {"run": "stock", "trainer": "stock", "end": "term"},
     "resumed": {"run": "stock", "trainer": "stock", "resume": True},

@@ -22,6 +22,8 @@ from mm1_hf.training.checkpoints import (
 
 from . import jobs, small_runs
 
+pytestmark = pytest.mark.slow
+
 SAVING = {"save_strategy": "steps", "save_steps": 1}
 LIVES = {
     "killed": {"run": "run", "end": "kill_saving", "end_step": 4},

@@ -16,6 +16,8 @@ from mm1_hf import MM1ForConditionalGeneration
 from ..data import small_corpus as corpus
 from ..model import tiny
 
+pytestmark = pytest.mark.slow
+
 CHECKPOINTS = {
     "whole": {"qk_norm": True},
     "tied": {"tie_word_embeddings": True},
@@ -65,7 +67,6 @@ def trained(corpus_folder) -> dict[str, list[dict[str, Any]]]:
     return run_cases(corpus_folder, "alone", *TRAINED)
 
 
-@pytest.mark.slow
 def test_some_batch_has_images_on_one_rank_only(trained):
     for case in TRAINED:
         first, second = trained[case]
@@ -73,7 +74,6 @@ def test_some_batch_has_images_on_one_rank_only(trained):
         assert any((one == 0) != (other == 0) for one, other in both)
 
 
-@pytest.mark.slow
 def test_fsdp2_shards_every_parameter_and_each_layer_by_itself(trained):
     assert all(rank["is_ddp"] for rank in trained["ddp"])
     for case in ("fsdp2", "fsdp2_resumed", "fsdp2_mm1_trainer"):
@@ -86,7 +86,6 @@ def test_fsdp2_shards_every_parameter_and_each_layer_by_itself(trained):
         assert all(one[0] + other[0] == one[1] for one, other in halves)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("case", ["ddp", "fsdp2", "fsdp2_mm1_trainer"])
 def test_two_ranks_have_the_losses_of_one_process(trained, case):
     (alone,) = trained["alone"]
@@ -94,14 +93,12 @@ def test_two_ranks_have_the_losses_of_one_process(trained, case):
         assert rank["losses"] == pytest.approx(alone["losses"], rel=1e-5)
 
 
-@pytest.mark.slow
 def test_a_resumed_sharded_run_repeats_the_losses_to_the_bit(trained):
     for whole, resumed in zip(trained["fsdp2"], trained["fsdp2_resumed"], strict=True):
         assert list(resumed["losses"]) == ["3", "4", "5"]
         assert resumed["losses"] == {step: whole["losses"][step] for step in resumed["losses"]}
 
 
-@pytest.mark.slow
 def test_a_sharded_checkpoint_is_merged_and_loads(trained, corpus_folder, tmp_path):
     from accelerate.commands.merge import merge_command, merge_command_parser
 
@@ -118,7 +115,6 @@ def test_a_sharded_checkpoint_is_merged_and_loads(trained, corpus_folder, tmp_pa
         assert not torch.equal(weight, start[name]), name
 
 
-@pytest.mark.slow
 def test_ddp_and_fsdp2_end_with_the_same_saved_model(trained, corpus_folder):
     ddp, fsdp2, by_ours = (
         MM1ForConditionalGeneration.from_pretrained(corpus_folder / run / "final").state_dict()
@@ -130,7 +126,6 @@ def test_ddp_and_fsdp2_end_with_the_same_saved_model(trained, corpus_folder):
 
 
 @needs_deepspeed
-@pytest.mark.slow
 def test_zero3_of_the_examples_has_the_losses_of_one_process(trained, corpus_folder):
     (alone,) = trained["alone"]
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
@@ -188,7 +183,6 @@ def spread(request, native):
     return request.param, seen[request.param][0], found, reference
 
 
-@pytest.mark.slow
 def test_a_spread_model_has_the_logits_and_the_answer_of_the_whole_one(spread):
     _, seen, found, reference = spread
     assert torch.allclose(found["logits"], reference.logits, atol=1e-4)
@@ -196,7 +190,6 @@ def test_a_spread_model_has_the_logits_and_the_answer_of_the_whole_one(spread):
     assert seen["loss"] == pytest.approx(reference.loss, rel=1e-5)
 
 
-@pytest.mark.slow
 def test_a_spread_model_has_the_gradients_of_the_whole_one(spread):
     _, seen, found, reference = spread
     scale = max(one.abs().max() for one in reference.gradients.values())
@@ -206,14 +199,12 @@ def test_a_spread_model_has_the_gradients_of_the_whole_one(spread):
     assert seen["missing"] == []  # in a batch of text alone
 
 
-@pytest.mark.slow
 def test_a_spread_model_saves_whole_weights(spread, native):
     case, _, _, reference = spread
     again = MM1ForConditionalGeneration.from_pretrained(native[0] / case).state_dict()
     assert all(torch.equal(again[name], one) for name, one in reference.weights.items())
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not SHARDS_NESTED, reason="transformers is older")
 def test_fsdp_shards_every_parameter_and_each_part_by_itself(native):
     for rank in native[1]["native_fsdp"]:
@@ -222,7 +213,6 @@ def test_fsdp_shards_every_parameter_and_each_part_by_itself(native):
         assert units | {"model.vision_tower.layers.1"} <= set(rank["sharded_modules"])
 
 
-@pytest.mark.slow
 def test_tensor_parallelism_divides_tower_and_decoder_and_repeats_the_connector(native):
     for rank in native[1]["native_tp"]:
         pieces = {name for name, (here, whole) in rank["pieces"].items() if 2 * here == whole}

@@ -9,6 +9,8 @@ from mm1_hf.data.collators import IGNORED, MM1Collator
 from ..data import small_corpus as corpus
 from . import jobs, small_runs
 
+pytestmark = pytest.mark.slow
+
 SPREAD = {
     "batch-4": {"ranks": 1, "accumulation": 1},
     "accumulation-4": {"ranks": 1, "accumulation": 4},

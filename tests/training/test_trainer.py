@@ -158,7 +158,11 @@ def test_batches_that_do_not_say_where_they_come_from_train_all_the_same(rows, t
 
 
 def test_a_loss_without_parts_is_logged_as_a_whole(rows, tmp_path):
-    run = small_runs.trainer(rows, tmp_path, args={"label_smoothing_factor": 0.1, "max_steps": 1})
+    def mean_square(outputs, labels, num_items_in_batch=None):
+        return outputs.logits.square().mean()
+
+    settings = {"args": {"max_steps": 1}, "compute_loss_func": mean_square}
+    run = small_runs.trainer(rows, tmp_path, **settings)
     run.train()
     log = run.state.log_history[0]
     assert log["loss"] > 0

@@ -229,12 +229,17 @@ def train(
         (folder / MIXTURE_FILE).write_text(text + "\n", encoding="utf-8")
     _require_optimizer_for_sharding(trainer)
     trainer.train(resume_from_checkpoint=checkpoint)
+    _save_whole(trainer, folder)
+    return trainer
+
+
+def _save_whole(trainer: MM1Trainer, folder: Path) -> None:
+    """Save model and processor, however the weights are sharded."""
     plugin = getattr(trainer.accelerator.state, "fsdp_plugin", None)
     if plugin is not None:
         # With sharded checkpoints, `save_model` alone writes no weights.
         plugin.set_state_dict_type("FULL_STATE_DICT")
     trainer.save_model(os.fspath(folder))
-    return trainer
 
 
 def _require_optimizer_for_sharding(trainer: MM1Trainer) -> None:
