@@ -145,9 +145,7 @@ def zero3(folder: Path, rank: int) -> dict[str, Any]:
     configuration = Path(__file__).parents[2] / "examples/distributed/deepspeed_zero3.json"
 
     def arguments(**fields: Any) -> TrainingArguments:
-        return TrainingArguments(
-            **{**fields, "use_cpu": False, "deepspeed": str(configuration)}
-        )
+        return TrainingArguments(**{**fields, "use_cpu": False, "deepspeed": str(configuration)})
 
     # The lives' own arguments say use_cpu, with which accelerate would not start DeepSpeed.
     lives.TrainingArguments = arguments
@@ -170,9 +168,35 @@ def native_tp_tied(folder: Path, rank: int) -> dict[str, Any]:
     return infer(folder, run="native_tp_tied", checkpoint="tied", tp_size=2)
 
 
+def native_fsdp_sparse(folder: Path, rank: int) -> dict[str, Any]:
+    return infer(folder, run="native_fsdp_sparse", checkpoint="sparse", fsdp_size=2)
+
+
+def native_tp_sparse(folder: Path, rank: int) -> dict[str, Any]:
+    return infer(folder, run="native_tp_sparse", checkpoint="sparse", tp_size=2)
+
+
+def native_ep(folder: Path, rank: int) -> dict[str, Any]:
+    """Each rank holds half of the experts; both read the same batch."""
+    return infer(folder, run="native_ep", checkpoint="sparse", tp_size=2, ep_size=2)
+
+
 CASES: dict[str, Callable[[Path, int], dict[str, Any]]] = {
     one.__name__: one
-    for one in (ddp, fsdp2, fsdp2_resumed, fsdp2_mm1_trainer, zero3, native_fsdp, native_fsdp_tied, native_tp, native_tp_tied)
+    for one in (
+        ddp,
+        fsdp2,
+        fsdp2_resumed,
+        fsdp2_mm1_trainer,
+        zero3,
+        native_fsdp,
+        native_fsdp_tied,
+        native_tp,
+        native_tp_tied,
+        native_fsdp_sparse,
+        native_tp_sparse,
+        native_ep,
+    )
 }
 
 
@@ -215,7 +239,8 @@ def main() -> None:
     """Run all cases, one after the other."""
     folder = Path(sys.argv[1])
     ended = {case: run_case(case, folder) for case in sys.argv[2].split(",")}
-    sys.exit(0 if all(ended.values()) else f"failed: {[c for c, good in ended.items() if not good]}")
+    failed = [case for case, good in ended.items() if not good]
+    sys.exit(f"failed: {failed}" if failed else 0)
 
 
 if __name__ == "__main__":

@@ -20,12 +20,16 @@ from . import jobs
 CHECKPOINTS = {
     "whole": {"qk_norm": True},
     "tied": {"tie_word_embeddings": True},
+    "sparse": {"num_experts": 4, "moe_every_n_layers": 2},
 }
 NATIVE = {
     "native_fsdp": "whole",
     "native_fsdp_tied": "tied",
     "native_tp": "whole",
     "native_tp_tied": "tied",
+    "native_fsdp_sparse": "sparse",
+    "native_tp_sparse": "sparse",
+    "native_ep": "sparse",
 }
 needs_deepspeed = pytest.mark.skipif(
     importlib.util.find_spec("deepspeed") is None, reason="deepspeed is not installed"
@@ -231,6 +235,10 @@ def test_each_part_is_sharded_and_the_plans_name_what_exists(native):
             assert f"model.{part}.weight" in pieces
         # Small and between the two: each rank computes the whole connector.
         assert not any("connector" in name for name in rank["pieces"])
+    for rank in seen["native_ep"]:
+        # Two of four experts on each rank.
+        here, all_ = rank["pieces"]["model.language_model.layers.1.mlp.experts.gate_up_proj"]
+        assert 2 * here == all_
 
 
 @pytest.mark.parametrize("changes", CHECKPOINTS.values(), ids=list(CHECKPOINTS))
@@ -241,7 +249,7 @@ def test_every_rule_of_a_plan_names_a_module(changes, plan):
         model = MM1ForConditionalGeneration(tiny.config(text_config=text))
     names = {
         ".".join("*" if part.isdigit() else part for part in name.split("."))
-        for name, _ in model.named_modules()
+        for name, _ in [*model.named_modules(), *model.named_parameters()]
     }
     assert getattr(model, plan)
     assert set(getattr(model, plan)) <= names
