@@ -277,16 +277,16 @@ PRESETS: MappingProxyType[str, Callable[..., MM1Config]] = MappingProxyType(
 __all__ = [
     "PRESETS",
     "mm1_1b2_ablation",
-    "mm1_30b",
     "mm1_3b",
     "mm1_3b_moe",
     "mm1_5_1b",
     "mm1_5_1b_moe",
-    "mm1_5_30b",
     "mm1_5_3b",
     "mm1_5_3b_moe",
     "mm1_5_7b",
+    "mm1_5_30b",
     "mm1_7b",
     "mm1_7b_moe",
+    "mm1_30b",
     "tiny",
 ]

@@ -104,7 +104,7 @@ def plain_block(block: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
     return torch.stack(found)
 
 
-IMPLEMENTATIONS = ["eager", "grouped_mm", "batched_mm"]
+IMPLEMENTATIONS = ["sorted_mm", "eager", "grouped_mm", "batched_mm"]
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
@@ -285,7 +285,7 @@ def test_every_parameter_learns_also_from_text_alone():
         assert gate.weight.grad.abs().max() > 0
 
 
-@pytest.mark.parametrize("implementation", ["eager", "grouped_mm"])
+@pytest.mark.parametrize("implementation", ["sorted_mm", "eager", "grouped_mm"])
 def test_a_sparse_model_saves_and_loads(implementation, tmp_path):
     model = mm1()
     model.set_experts_implementation(implementation)

@@ -38,8 +38,10 @@ from .configuration_mm1 import MM1TextConfig
 from .loss_mm1 import PredictsTokens, VocabularyHead
 from .moe_mm1 import AnswersForRouters, MM1Router, MM1SparseMLP, init_sparse_weights, valid_tokens
 from .packed_attention_mm1 import register_packed_sdpa
+from .sorted_experts_mm1 import SORTED_MM, register_sorted_mm
 
 register_packed_sdpa()
+register_sorted_mm()
 
 
 @dataclass
@@ -174,6 +176,7 @@ class MM1TextModel(MM1PreTrainedModel):
     config: MM1TextConfig
     input_modalities = ("text",)
     _no_split_modules = ["MM1TextLayer"]
+    _default_experts_implementation = SORTED_MM
     _can_record_outputs = {
         "hidden_states": MM1TextLayer,
         "attentions": MM1TextAttention,
@@ -277,6 +280,7 @@ class MM1ForCausalLM(PredictsTokens, AnswersForRouters, MM1PreTrainedModel, Gene
 
     config: MM1TextConfig
     input_modalities = ("text",)
+    _default_experts_implementation = SORTED_MM
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}
     _fsdp_plan = {"lm_head": "keep_full_weight"}
