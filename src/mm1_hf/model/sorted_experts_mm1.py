@@ -111,21 +111,30 @@ class _SortedExperts(torch.autograd.Function):
         grad_gate_up, owns_gate_up = _gradient_of(gate_up, needed=needs[1], counts=ctx.counts)
         grad_down, owns_down = _gradient_of(down, needed=needs[2], counts=ctx.counts)
         grad_rows, grad_weights = torch.empty_like(rows), torch.empty_like(weights)
-        tokens = order // num_chosen
+        largest, inner = max(ctx.counts), down.shape[-1]
+        buffers = rows.new_empty(3, largest, inner)
+        inside_buffer = rows.new_empty(largest, 2 * inner)
+        grads = grad_output.index_select(0, order // num_chosen)  # (S, D)
         for expert, piece in _pieces(ctx.counts):
-            grad = grad_output.index_select(0, tokens[piece])
-            weight = weights[piece, None]
+            size = piece.stop - piece.start
+            grad, weight = grads[piece], weights[piece, None]
             gate, up = projected[piece].chunk(2, -1)
-            sigmoid = gate.sigmoid()
-            silu = gate * sigmoid
-            active = silu * up
-            grad_active = grad @ down[expert]
-            grad_weights[piece] = (grad_active * active).sum(-1)
+            grad_active, sigmoid, active = buffers[:, :size]
+            grad_inside = inside_buffer[:size]
+            grad_gate, grad_up = grad_inside.chunk(2, -1)
+            torch.mm(grad, down[expert], out=grad_active)
+            torch.sigmoid(gate, out=sigmoid)
+            torch.mul(gate, sigmoid, out=grad_gate)  # silu
+            torch.mul(grad_gate, up, out=active)
+            torch.linalg.vecdot(grad_active, active, out=grad_weights[piece])
             grad_active *= weight
+            torch.mul(grad_gate, grad_active, out=grad_up)
+            # The slope of silu: sigmoid + silu * (1 - sigmoid).
+            grad_gate.addcmul_(grad_gate, sigmoid, value=-1).add_(sigmoid)
+            grad_gate.mul_(up).mul_(grad_active)
             if grad_down is not None:
-                _put_product(grad_down[expert], (grad * weight).t(), active, add=not owns_down)
-            slope = (gate - silu).mul_(sigmoid).add_(sigmoid)  # of silu
-            grad_inside = torch.cat([slope.mul_(up).mul_(grad_active), silu.mul_(grad_active)], -1)
+                grad.mul_(weight)
+                _put_product(grad_down[expert], grad.t(), active, add=not owns_down)
             if grad_gate_up is not None:
                 _put_product(
                     grad_gate_up[expert], grad_inside.t(), rows[piece], add=not owns_gate_up
