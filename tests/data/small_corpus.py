@@ -4,6 +4,7 @@ import io
 import json
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -54,8 +55,8 @@ def make_processor(**image_kwargs) -> MM1Processor:
     return MM1Processor.from_parts(tokenizer=tokenizer, config=make_config(), **image_kwargs)
 
 
-def make_config() -> MM1Config:
-    """The smallest MM1 that fits the processor."""
+def make_config(**text: Any) -> MM1Config:
+    """The smallest MM1 that fits the processor; keywords are fields of its decoder."""
     return MM1Config(
         vision_config=MM1VisionConfig(
             hidden_size=16,
@@ -77,14 +78,15 @@ def make_config() -> MM1Config:
             num_key_value_heads=2,
             pad_token_id=0,
             eos_token_id=1,
+            **text,
         ),
     )
 
 
-def make_model(processor: MM1Processor) -> MM1ForConditionalGeneration:
-    """A model with the same weights in every process."""
+def make_model(processor: MM1Processor, **text: Any) -> MM1ForConditionalGeneration:
+    """A model with the same weights in every process; keywords are fields of its decoder."""
     torch.manual_seed(0)
-    config = make_config()
+    config = make_config(**text)
     config.image_token_id = processor.image_token_id
     return MM1ForConditionalGeneration(config)
 

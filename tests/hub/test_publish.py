@@ -40,6 +40,7 @@ TEXT = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
 }
+SPARSE_TEXT = {**TEXT, "num_experts": 4, "moe_every_n_layers": 2}
 
 # Runs where mm1_hf cannot be imported, and writes what it computed.
 STRANGER = textwrap.dedent("""
@@ -112,12 +113,19 @@ def run_stranger(folder, picture, tmp_path) -> dict:
     return json.loads(result.stdout.strip().splitlines()[-1])
 
 
-@pytest.mark.parametrize("own_parts", [True, False], ids=["own parts", "foreign parts"])
-def test_a_published_folder_answers_alike_where_the_package_is_absent(own_parts, picture, tmp_path):
+PARTS = {
+    "own parts": (MM1VisionConfig(**VISION), MM1TextConfig(**TEXT)),
+    "sparse": (MM1VisionConfig(**VISION), MM1TextConfig(**SPARSE_TEXT)),
+    "foreign parts": (CLIPVisionConfig(**VISION), LlamaConfig(**TEXT)),
+}
+
+
+@pytest.mark.parametrize("parts", PARTS.values(), ids=list(PARTS))
+def test_a_published_folder_answers_alike_where_the_package_is_absent(parts, picture, tmp_path):
     tokenizer = make_tokenizer()
     model = MM1ForConditionalGeneration.from_parts(
-        vision=MM1VisionConfig(**VISION) if own_parts else CLIPVisionConfig(**VISION),
-        text=MM1TextConfig(**TEXT) if own_parts else LlamaConfig(**TEXT),
+        vision=parts[0],
+        text=parts[1],
         connector=MM1ConnectorConfig(hidden_size=16, num_image_tokens=4),
         tokenizer=tokenizer,
     ).eval()

@@ -54,6 +54,7 @@ class Life:
     end_step: int = 2
     end_rank: int = 0
     arguments: dict[str, Any] = field(default_factory=dict)
+    decoder: dict[str, Any] = field(default_factory=dict)
 
 
 class Numbered(torch.utils.data.Dataset):
@@ -141,7 +142,7 @@ def make_trainer(life: Life, folder: Path, witness: Witness) -> Trainer:
         sequence_length=corpus.SEQUENCE_LENGTH,
         max_images=8,
     )
-    model = corpus.make_model(processor)
+    model = corpus.make_model(processor, **life.decoder)
     model.register_forward_hook(witness.see, with_kwargs=True)
     arguments = TrainingArguments(
         output_dir=str(folder / life.run),

@@ -188,6 +188,19 @@ def native_tp_tied(folder: Path, rank: int) -> dict[str, Any]:
     return infer(folder, run="native_tp_tied", checkpoint="tied", tp_size=2)
 
 
+def native_fsdp_sparse(folder: Path, rank: int) -> dict[str, Any]:
+    return infer(folder, run="native_fsdp_sparse", checkpoint="sparse", fsdp_size=2)
+
+
+def native_tp_sparse(folder: Path, rank: int) -> dict[str, Any]:
+    return infer(folder, run="native_tp_sparse", checkpoint="sparse", tp_size=2)
+
+
+def native_ep(folder: Path, rank: int) -> dict[str, Any]:
+    """Each rank holds half of the experts; both read the same batch."""
+    return infer(folder, run="native_ep", checkpoint="sparse", tp_size=2, ep_size=2)
+
+
 CASES: dict[str, Callable[[Path, int], dict[str, Any]]] = {
     one.__name__: one
     for one in (
@@ -201,6 +214,9 @@ CASES: dict[str, Callable[[Path, int], dict[str, Any]]] = {
         native_fsdp_tied,
         native_tp,
         native_tp_tied,
+        native_fsdp_sparse,
+        native_tp_sparse,
+        native_ep,
     )
 }
 
@@ -249,9 +265,8 @@ def main() -> None:
     if "RANK" in os.environ:  # started by torchrun, for what does not bear to be forked
         run_rank(sys.argv[2], folder, int(os.environ["RANK"]))
     ended = {case: run_case(case, folder) for case in sys.argv[2].split(",")}
-    sys.exit(
-        0 if all(ended.values()) else f"failed: {[c for c, good in ended.items() if not good]}"
-    )
+    failed = [case for case, good in ended.items() if not good]
+    sys.exit(f"failed: {failed}" if failed else 0)
 
 
 if __name__ == "__main__":

@@ -21,13 +21,23 @@ pytestmark = pytest.mark.slow
 CHECKPOINTS = {
     "whole": {"qk_norm": True},
     "tied": {"tie_word_embeddings": True},
+    "sparse": {"num_experts": 4, "moe_every_n_layers": 2},
 }
 TRAINED = ("ddp", "fsdp2", "fsdp2_resumed", "fsdp2_mm1_trainer")
-NATIVE = {"native_tp": "whole", "native_tp_tied": "tied"}
+NATIVE = {
+    "native_tp": "whole",
+    "native_tp_tied": "tied",
+    "native_tp_sparse": "sparse",
+    "native_ep": "sparse",
+}
 # Older transformers shard a part before its layers, which torch refuses.
 SHARDS_NESTED = importlib.util.find_spec("transformers.distributed.parallel_utils") is not None
 if SHARDS_NESTED:
-    NATIVE |= {"native_fsdp": "whole", "native_fsdp_tied": "tied"}
+    NATIVE |= {
+        "native_fsdp": "whole",
+        "native_fsdp_tied": "tied",
+        "native_fsdp_sparse": "sparse",
+    }
 needs_deepspeed = pytest.mark.skipif(
     importlib.util.find_spec("deepspeed") is None, reason="deepspeed is not installed"
 )
@@ -219,6 +229,10 @@ def test_tensor_parallelism_divides_tower_and_decoder_and_repeats_the_connector(
         for part in ("vision_tower.layers.0.mlp.fc1", "language_model.layers.1.mlp.down_proj"):
             assert f"model.{part}.weight" in pieces
         assert not any("connector" in name for name in rank["pieces"])
+    for rank in native[1]["native_ep"]:
+        # Two of four experts on each rank.
+        here, all_ = rank["pieces"]["model.language_model.layers.1.mlp.experts.gate_up_proj"]
+        assert 2 * here == all_
 
 
 @pytest.mark.parametrize("changes", CHECKPOINTS.values(), ids=list(CHECKPOINTS))
@@ -229,7 +243,7 @@ def test_every_rule_of_a_plan_names_a_module(changes, plan):
         model = MM1ForConditionalGeneration(tiny.config(text_config=text))
     names = {
         ".".join("*" if part.isdigit() else part for part in name.split("."))
-        for name, _ in model.named_modules()
+        for name, _ in [*model.named_modules(), *model.named_parameters()]
     }
     assert getattr(model, plan)
     assert set(getattr(model, plan)) <= names

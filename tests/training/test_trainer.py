@@ -201,15 +201,6 @@ def test_a_pause_does_not_count_as_time(monkeypatch):
     assert (log["tokens_per_second"], log["mfu"]) == (1.5, 0.5)
 
 
-def test_the_busiest_expert_and_the_idle_ones_are_logged():
-    meter = TrainingMeter()
-    balanced = torch.eye(4)
-    one_sided = torch.tensor([[3.0, 2.0, 1.0, 0.0]]).repeat(4, 1)
-    meter.add_routing([balanced, one_sided], num_chosen=1)
-    log = meter.report()
-    assert log == {"router/busiest": (1 + 4) / 2, "router/idle": (0 + 0.75) / 2}
-
-
 def test_rates_follow_the_logged_one_while_it_warms_up_from_zero():
     optimizer = SimpleNamespace(
         param_groups=[

@@ -17,6 +17,8 @@ class MM1PreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
+    # Experts implementation where none is asked for; None means transformers' choice.
+    _default_experts_implementation: str | None = None
 
     # transformers decides both by searching this class's source file for attention and expert code.
     # Ours stands in the files of the parts, so the search would wrongly answer "no".
@@ -27,6 +29,12 @@ class MM1PreTrainedModel(PreTrainedModel):
     @classmethod
     def _can_set_experts_implementation(cls) -> bool:
         return True
+
+    def get_correct_experts_implementation(self, requested_experts: str | None) -> str:
+        """The implementation asked for, or the model's own default."""
+        return super().get_correct_experts_implementation(
+            requested_experts or self._default_experts_implementation
+        )
 
 
 def eager_bidirectional_attention(

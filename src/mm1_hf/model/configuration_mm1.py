@@ -7,86 +7,17 @@ what two parts share (the widths a connector joins, the patch grid it reads) is 
 """
 
 import copy
-import difflib
 import math
-from dataclasses import fields
-from typing import Any
+from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
-from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig
+
+from .field_checks_mm1 import refuse_unknown_keywords, require_multiple, require_positive
 
 # Source: OpenAI's CLIP, used by DFN's ViT-H/14, the public stand-in for MM1's encoder.
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-
-# Names that transformers itself passes to a configuration besides its declared fields: old
-# spellings it converts, run-time switches, and entries that tools write into `config.json`.
-_TRANSFORMERS_KEYWORDS = frozenset(
-    {
-        "attn_implementation",
-        "auto_map",
-        "compression_config",
-        "experts_implementation",
-        "model_type",
-        "name_or_path",
-        "num_labels",
-        "output_attentions",
-        "partial_rotary_factor",
-        "per_layer_config",
-        "quantization_config",
-        "rope_scaling",
-        "rope_theta",
-        "tie_last_hidden_states",
-        "torch_dtype",
-    }
-)
-
-
-def _refuse_unknown_keywords(config: PreTrainedConfig, keywords: dict[str, Any]) -> None:
-    """Raise for a keyword that is no field, since transformers would keep it as an attribute.
-
-    A configuration that was saved (saving enters the version) must load again, whatever attributes
-    trainers and other tools left on it.
-    """
-    if config.transformers_version is not None:
-        return
-    generation = GenerationConfig._get_default_generation_params()
-    unknown = [
-        name
-        for name in keywords
-        if not name.startswith("_")
-        and name not in _TRANSFORMERS_KEYWORDS
-        and name not in generation
-    ]
-    if not unknown:
-        return
-    known = sorted(field.name for field in fields(config))
-    lines = []
-    for name in unknown:
-        close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-        lines.append(f"{name!r}" + (f" (did you mean {close[0]!r}?)" if close else ""))
-    raise ValueError(
-        f"{type(config).__name__} has no field {', '.join(lines)}. Its own fields are: "
-        f"{', '.join(name for name in known if name not in _INHERITED_FIELDS)}."
-    )
-
-
-_INHERITED_FIELDS = frozenset(field.name for field in fields(PreTrainedConfig))
-
-
-def _require_positive(config: PreTrainedConfig, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        if value is not None and value <= 0:
-            raise ValueError(f"{type(config).__name__}.{name} must be positive, but it is {value}.")
-
-
-def _require_multiple(config: PreTrainedConfig, *, whole: str, part: str) -> None:
-    value, divisor = getattr(config, whole), getattr(config, part)
-    if value % divisor:
-        raise ValueError(
-            f"{type(config).__name__}.{whole} ({value}) must be a multiple of {part} ({divisor})."
-        )
 
 
 @strict
@@ -149,16 +80,16 @@ class MM1VisionConfig(PreTrainedConfig):
     use_final_norm: bool = True
 
     def __post_init__(self, **kwargs):
-        _refuse_unknown_keywords(self, kwargs)
+        refuse_unknown_keywords(self, kwargs)
         super().__post_init__(**kwargs)
 
     def validate_architecture(self):
         """Raise if the sizes do not fit each other."""
-        _require_positive(
+        require_positive(
             self, "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"
         )
-        _require_positive(self, "num_channels", "patch_size")
-        _require_multiple(self, whole="hidden_size", part="num_attention_heads")
+        require_positive(self, "num_channels", "patch_size")
+        require_multiple(self, whole="hidden_size", part="num_attention_heads")
         if min(patch_grid(self)) < 1:
             raise ValueError(
                 f"MM1VisionConfig.image_size ({self.image_size}) holds no patch of patch_size "
@@ -235,7 +166,7 @@ class MM1ConnectorConfig(PreTrainedConfig):
     patch_grid: list[int] | tuple[int, ...] | None = None
 
     def __post_init__(self, **kwargs):
-        _refuse_unknown_keywords(self, kwargs)
+        refuse_unknown_keywords(self, kwargs)
         if self.num_image_tokens is None:
             if self.connector_type != "mlp":
                 self.num_image_tokens = 144
@@ -245,8 +176,8 @@ class MM1ConnectorConfig(PreTrainedConfig):
 
     def validate_architecture(self):
         """Raise if the sizes do not fit each other or the connector's type."""
-        _require_positive(self, "num_image_tokens", "hidden_size", "depth", "mlp_depth")
-        _require_positive(self, "num_attention_heads", "vision_hidden_size", "text_hidden_size")
+        require_positive(self, "num_image_tokens", "hidden_size", "depth", "mlp_depth")
+        require_positive(self, "num_attention_heads", "vision_hidden_size", "text_hidden_size")
         if self.connector_type in ("average_pool", "c_abstractor"):
             side = math.isqrt(self.num_image_tokens)
             if side * side != self.num_image_tokens:
@@ -256,7 +187,7 @@ class MM1ConnectorConfig(PreTrainedConfig):
                     f"Use {side * side} or {(side + 1) ** 2}, or connector_type='attention_pool'."
                 )
         if self.connector_type == "attention_pool":
-            _require_multiple(self, whole="hidden_size", part="num_attention_heads")
+            require_multiple(self, whole="hidden_size", part="num_attention_heads")
         if self.patch_grid is None:
             return
         if len(self.patch_grid) != 2 or min(self.patch_grid) < 1:
@@ -301,21 +232,35 @@ class MM1TextConfig(PreTrainedConfig):
         pad_token_id: Padding token.
         bos_token_id: First token of a document.
         eos_token_id: Last token of a document.
+        num_experts: Experts of a sparse layer, each as wide as a dense block; None for a dense
+            decoder.
+        num_experts_per_tok: Experts of one token; 2 (published).
+        moe_every_n_layers: Make every so many-th layer sparse, the last one of each group (as
+            AXLearn does; MM1 does not say which). Fills in `mlp_layer_types`.
+        mlp_layer_types: `"dense"` or `"sparse"` for each layer; None for a dense decoder.
+        router_aux_loss_coef: Weight of the balance loss; `None` means 0.01 (published), and 0 for a
+            dense decoder.
+        router_z_loss_coef: Weight of the routers' z-loss; `None` means 0.001 (published), and 0 for
+            a dense decoder.
+        router_balance: Which balance loss, `"first_choice"` or `"all_choices"`; see
+            `moe_mm1.balance_loss` (our choice).
+        router_capacity_factor: Room of an expert in training, as a multiple of the average number
+            of tokens of a row; `None` drops no token (our choice).
+        output_router_logits: Whether to return router logits; `None` means in training with labels.
+            `False` leaves the router losses out.
 
-    Source: MM1, arXiv 2403.09611 (sizes by name); everything else is our choice.
+    Source: MM1, arXiv 2403.09611 (sizes by name; section 3.4 for sparse layers); everything else is
+    our choice.
     """
 
     model_type = "mm1_text"
     base_config_key = "text_config"
-    keys_to_ignore_at_inference = ["past_key_values"]
+    keys_to_ignore_at_inference = ["past_key_values", "router_logits", "aux_loss", "z_loss"]
     base_model_tp_plan = {
         "layers.*.self_attn.q_proj": "colwise",
         "layers.*.self_attn.k_proj": "colwise",
         "layers.*.self_attn.v_proj": "colwise",
         "layers.*.self_attn.o_proj": "rowwise",
-        "layers.*.mlp.gate_proj": "colwise",
-        "layers.*.mlp.up_proj": "colwise",
-        "layers.*.mlp.down_proj": "rowwise",
     }
     base_model_pp_plan = {
         "embed_tokens": (["input_ids"], ["inputs_embeds"]),
@@ -344,33 +289,114 @@ class MM1TextConfig(PreTrainedConfig):
     pad_token_id: int | None = None
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
+    num_experts: int | None = None
+    num_experts_per_tok: int = 2
+    moe_every_n_layers: int | None = None
+    mlp_layer_types: list[str] | tuple[str, ...] | None = None
+    router_aux_loss_coef: float | int | None = None
+    router_z_loss_coef: float | int | None = None
+    router_balance: Literal["first_choice", "all_choices"] = "first_choice"
+    router_capacity_factor: float | int | None = None
+    output_router_logits: bool | None = None
 
     def __post_init__(self, **kwargs):
-        _refuse_unknown_keywords(self, kwargs)
+        refuse_unknown_keywords(self, kwargs)
         if self.head_dim is None and self.num_attention_heads > 0:
             self.head_dim = self.hidden_size // self.num_attention_heads
         if self.num_key_value_heads is None:
             self.num_key_value_heads = self.num_attention_heads
-        if self.qk_norm:
-            # Each rank norms its own heads only, so the gradients of the shared weights add up.
-            self.base_model_tp_plan = self.base_model_tp_plan | {
-                "layers.*.self_attn.q_norm": "replicated_with_grad_allreduce",
-                "layers.*.self_attn.k_norm": "replicated_with_grad_allreduce",
-            }
+        self.mlp_layer_types = _mlp_layer_types(self)
+        # A trainer that reads these must find no loss in a dense decoder.
+        sparse = self.num_experts is not None
+        if self.router_aux_loss_coef is None:
+            self.router_aux_loss_coef = 0.01 if sparse else 0.0
+        if self.router_z_loss_coef is None:
+            self.router_z_loss_coef = 0.001 if sparse else 0.0
+        # An attribute and no property: transformers 5.19 assigns to it.
+        self.base_model_tp_plan = self.base_model_tp_plan | _tensor_parallel_plan(self)
         super().__post_init__(**kwargs)
+
+    @property
+    def base_model_ep_plan(self) -> dict[str, str]:
+        """How expert parallelism spreads the experts, by names of modules."""
+        if self.num_experts is None:
+            return {}
+        return {
+            "layers.*.mlp.experts.gate_up_proj": "grouped_gemm",
+            "layers.*.mlp.experts.down_proj": "grouped_gemm",
+            "layers.*.mlp.experts": "ep_dispatch_experts",
+        }
 
     def validate_architecture(self):
         """Raise if the sizes do not fit each other."""
-        _require_positive(
+        require_positive(
             self, "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"
         )
-        _require_positive(self, "num_attention_heads", "num_key_value_heads", "head_dim")
-        _require_multiple(self, whole="num_attention_heads", part="num_key_value_heads")
+        require_positive(self, "num_attention_heads", "num_key_value_heads", "head_dim")
+        require_multiple(self, whole="num_attention_heads", part="num_key_value_heads")
         if self.head_dim % 2:
             raise ValueError(
                 f"MM1TextConfig.head_dim must be even for rotary positions, but it is "
                 f"{self.head_dim}: change hidden_size or num_attention_heads, or set head_dim."
             )
+        require_positive(self, "num_experts", "num_experts_per_tok", "router_capacity_factor")
+        _validate_experts(self)
+
+
+def _tensor_parallel_plan(config: MM1TextConfig) -> dict[str, str]:
+    """How tensor parallelism spreads what not every decoder has, by names of modules."""
+    plan = {}
+    if "dense" in (config.mlp_layer_types or ["dense"]):
+        plan["layers.*.mlp.gate_proj"] = "colwise"
+        plan["layers.*.mlp.up_proj"] = "colwise"
+        plan["layers.*.mlp.down_proj"] = "rowwise"
+    if config.num_experts is not None:
+        plan["layers.*.mlp.experts.gate_up_proj"] = "packed_colwise"
+        plan["layers.*.mlp.experts.down_proj"] = "rowwise"
+        plan["layers.*.mlp.experts"] = "moe_tp_experts"
+    if config.qk_norm:
+        # Each rank norms its own heads only, so the gradients of the shared weights add up.
+        plan["layers.*.self_attn.q_norm"] = "replicated_with_grad_allreduce"
+        plan["layers.*.self_attn.k_norm"] = "replicated_with_grad_allreduce"
+    return plan
+
+
+def _mlp_layer_types(config: MM1TextConfig) -> list[str] | None:
+    """The kind of each layer, from whichever field says it; None for a dense decoder."""
+    every, kinds = config.moe_every_n_layers, config.mlp_layer_types
+    if every is None:
+        return None if kinds is None else list(kinds)
+    require_positive(config, "moe_every_n_layers")
+    derived = ["dense" if n % every else "sparse" for n in range(1, config.num_hidden_layers + 1)]
+    if kinds is not None and list(kinds) != derived:
+        raise ValueError(
+            f"MM1TextConfig.moe_every_n_layers is {every}, which makes the layers {derived}, but "
+            f"mlp_layer_types says {list(kinds)}. Give one of the two."
+        )
+    return derived
+
+
+def _validate_experts(config: MM1TextConfig) -> None:
+    """Raise if the kinds of layers are not clear, or contradict the experts."""
+    kinds, layers = config.mlp_layer_types, config.num_hidden_layers
+    if kinds is not None and (len(kinds) != layers or not set(kinds) <= {"dense", "sparse"}):
+        raise ValueError(
+            f"MM1TextConfig.mlp_layer_types must say 'dense' or 'sparse' for each of the {layers} "
+            f"layers, but it is {kinds}."
+        )
+    if (config.num_experts is None) != ("sparse" not in (kinds or ())):
+        raise ValueError(
+            f"MM1TextConfig.num_experts is {config.num_experts}, but the kinds of layers are "
+            f"{kinds}. For a sparse decoder give num_experts and either moe_every_n_layers or "
+            "mlp_layer_types with 'sparse' in it; for a dense one none of them."
+        )
+    if config.num_experts is not None and config.num_experts_per_tok > config.num_experts:
+        raise ValueError(
+            f"MM1TextConfig.num_experts_per_tok is {config.num_experts_per_tok}, but there are "
+            f"only {config.num_experts} experts."
+        )
+    if config.num_experts is not None and config.mlp_bias:
+        raise ValueError("MM1TextConfig.mlp_bias must be False: experts have no bias.")
 
 
 @strict
@@ -410,7 +436,7 @@ class MM1Config(PreTrainedConfig):
         "connector_config": MM1ConnectorConfig,
         "text_config": AutoConfig,
     }
-    keys_to_ignore_at_inference = ["past_key_values"]
+    keys_to_ignore_at_inference = ["past_key_values", "router_logits", "aux_loss", "z_loss"]
     # Whole parts: `generate` calls them without the model around them.
     base_model_fsdp_plan = {
         "vision_tower": "free_full_weight",
@@ -430,7 +456,7 @@ class MM1Config(PreTrainedConfig):
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs):
-        _refuse_unknown_keywords(self, kwargs)
+        refuse_unknown_keywords(self, kwargs)
         saved_by = self.transformers_version
         vision = _part(
             self.vision_config, name="vision_config", own=MM1VisionConfig, saved_by=saved_by

@@ -1,8 +1,9 @@
 """`MM1TextModel` and `MM1ForCausalLM`: MM1's decoder-only language model.
 
 Pre-norm layers with RMSNorm, rotary positions, grouped-query attention and a SwiGLU feed-forward
-block. The names of parameters are those of transformers' Llama, Mistral and Qwen decoders, so that
-such checkpoints convert by renaming only.
+block, which in the sparse layers of `config.mlp_layer_types` is one of several experts. The names
+of a dense decoder's parameters are those of transformers' Llama, Mistral and Qwen, so that such
+checkpoints convert by renaming only.
 
 Letters: B batch, T tokens, D width, H query heads, G key and value heads, V vocabulary.
 
@@ -11,6 +12,7 @@ house (AXLearn), our choice.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -19,7 +21,7 @@ from transformers.cache_utils import Cache, DynamicCache
 from transformers.generation import GenerationMixin
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_outputs import CausalLMOutputWithPast, MoeModelOutputWithPast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import (
     LlamaRotaryEmbedding,
@@ -29,14 +31,37 @@ from transformers.models.llama.modeling_llama import (
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
-from transformers.utils.output_capturing import capture_outputs
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .base_mm1 import MM1PreTrainedModel
 from .configuration_mm1 import MM1TextConfig
 from .loss_mm1 import PredictsTokens, VocabularyHead
+from .moe_mm1 import AnswersForRouters, MM1Router, MM1SparseMLP, init_sparse_weights, valid_tokens
 from .packed_attention_mm1 import register_packed_sdpa
+from .sorted_experts_mm1 import SORTED_MM, register_sorted_mm
 
 register_packed_sdpa()
+register_sorted_mm()
+
+
+@dataclass
+class MM1TextOutputWithPast(CausalLMOutputWithPast):
+    """Output of `MM1ForCausalLM`.
+
+    Attributes:
+        loss: Next-token loss, in training with that of the routers, when labels are given.
+        logits: `(B, kept, V)`; None where they were skipped, as in training with labels.
+        past_key_values: Cache of keys and values.
+        hidden_states: Hidden states, one per layer and the input.
+        attentions: Attention weights, one per layer.
+        aux_loss: Balance loss before its coefficient; see `moe_mm1.router_losses`.
+        z_loss: The routers' z-loss before its coefficient.
+        router_logits: For each sparse layer, `(B * T, E)` in fp32.
+    """
+
+    aux_loss: torch.FloatTensor | None = None
+    z_loss: torch.FloatTensor | None = None
+    router_logits: tuple[torch.FloatTensor, ...] | None = None
 
 
 class MM1TextAttention(nn.Module):
@@ -119,18 +144,26 @@ class MM1TextLayer(GradientCheckpointingLayer):
     def __init__(self, config: MM1TextConfig, layer_idx: int):
         super().__init__()
         self.self_attn = MM1TextAttention(config, layer_idx)
-        self.mlp = MM1TextMLP(config)
+        kinds = config.mlp_layer_types
+        self.is_sparse = kinds is not None and kinds[layer_idx] == "sparse"
+        self.mlp = MM1SparseMLP(config) if self.is_sparse else MM1TextMLP(config)
         self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
     def forward(
-        self, hidden_states: torch.Tensor, **kwargs: Unpack[TransformersKwargs]
+        self,
+        hidden_states: torch.Tensor,
+        token_mask: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
-        """`(B, T, D)` to `(B, T, D)`."""
+        """`(B, T, D)` to `(B, T, D)`; `token_mask` `(B, T)` is false for padding."""
         hidden_states = (
             hidden_states + self.self_attn(self.input_layernorm(hidden_states), **kwargs)[0]
         )
-        return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
+        normed = self.post_attention_layernorm(hidden_states)
+        if self.is_sparse:
+            return hidden_states + self.mlp(normed, token_mask)
+        return hidden_states + self.mlp(normed)
 
 
 class MM1TextModel(MM1PreTrainedModel):
@@ -143,7 +176,12 @@ class MM1TextModel(MM1PreTrainedModel):
     config: MM1TextConfig
     input_modalities = ("text",)
     _no_split_modules = ["MM1TextLayer"]
-    _can_record_outputs = {"hidden_states": MM1TextLayer, "attentions": MM1TextAttention}
+    _default_experts_implementation = SORTED_MM
+    _can_record_outputs = {
+        "hidden_states": MM1TextLayer,
+        "attentions": MM1TextAttention,
+        "router_logits": OutputRecorder(MM1Router, index=0),
+    }
 
     def __init__(self, config: MM1TextConfig):
         super().__init__(config)
@@ -157,6 +195,11 @@ class MM1TextModel(MM1PreTrainedModel):
         self.rotary_emb = LlamaRotaryEmbedding(config=config)
         self.post_init()
 
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        super()._init_weights(module)
+        init_sparse_weights(module, std=self.config.initializer_range)
+
     @merge_with_config_defaults
     @capture_outputs
     def forward(
@@ -167,8 +210,9 @@ class MM1TextModel(MM1PreTrainedModel):
         past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
+        token_mask: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> BaseModelOutputWithPast:
+    ) -> MoeModelOutputWithPast:
         """Run the decoder.
 
         Args:
@@ -178,11 +222,14 @@ class MM1TextModel(MM1PreTrainedModel):
             past_key_values: Cache of earlier keys and values.
             inputs_embeds: `(B, T, D)` in place of `input_ids`.
             use_cache: Whether to return a cache; `config.use_cache` by default.
-            **kwargs: `output_hidden_states`, `output_attentions`, arguments of the attention
-                backend.
+            token_mask: `(B, T)`, false for padding, which takes no room of experts where room is
+                limited; what `attention_mask` says by default.
+            **kwargs: `output_hidden_states`, `output_attentions`, `output_router_logits`, arguments
+                of the attention backend.
 
         Returns:
-            `last_hidden_state` `(B, T, D)` after the final norm, and `past_key_values`.
+            `last_hidden_state` `(B, T, D)` after the final norm, `past_key_values`, and where asked
+            for `router_logits`, for each sparse layer `(B * T, E)`.
 
         Raises:
             ValueError: If both or neither of `input_ids` and `inputs_embeds` are given.
@@ -204,6 +251,13 @@ class MM1TextModel(MM1PreTrainedModel):
             past_key_values=past_key_values,
             position_ids=position_ids,
         )
+        if token_mask is None and self.config.num_experts is not None:
+            token_mask = valid_tokens(
+                attention_mask=attention_mask,
+                position_ids=None,
+                shift_labels=None,
+                length=inputs_embeds.shape[1],
+            )
         position_embeddings = self.rotary_emb(inputs_embeds, position_ids=position_ids)
         hidden_states = inputs_embeds
         for layer in self.layers:
@@ -213,18 +267,20 @@ class MM1TextModel(MM1PreTrainedModel):
                 position_embeddings=position_embeddings,
                 position_ids=position_ids,
                 past_key_values=past_key_values,
+                token_mask=token_mask,
                 **kwargs,
             )
-        return BaseModelOutputWithPast(
+        return MoeModelOutputWithPast(
             last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values
         )
 
 
-class MM1ForCausalLM(PredictsTokens, MM1PreTrainedModel, GenerationMixin):
+class MM1ForCausalLM(PredictsTokens, AnswersForRouters, MM1PreTrainedModel, GenerationMixin):
     """MM1's decoder with its language-modelling head, for text alone."""
 
     config: MM1TextConfig
     input_modalities = ("text",)
+    _default_experts_implementation = SORTED_MM
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}
     _fsdp_plan = {"lm_head": "keep_full_weight"}
@@ -249,8 +305,9 @@ class MM1ForCausalLM(PredictsTokens, MM1PreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         skip_logits: bool | None = None,
+        output_router_logits: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> CausalLMOutputWithPast:
+    ) -> MM1TextOutputWithPast:
         """Run the decoder and project to the vocabulary.
 
         Args:
@@ -268,43 +325,54 @@ class MM1ForCausalLM(PredictsTokens, MM1PreTrainedModel, GenerationMixin):
                 indices.
             skip_logits: Whether to leave the logits out. By default they are left out in training
                 with labels, where they would cost more than the rest of the decoder.
+            output_router_logits: Whether to return those of the sparse layers; see `MM1TextConfig`.
             **kwargs: `shift_labels`, which are shifted already, in place of `labels`; everything
                 else that `MM1TextModel.forward` takes.
-
-        Returns:
-            `loss`, `logits` `(B, kept, V)` or None, `past_key_values`, `hidden_states`,
-            `attentions`.
         """
         # A named argument would become one of the labels that `Trainer` demands of every batch.
         shift_labels = kwargs.pop("shift_labels", None)
         supervised = labels is not None or shift_labels is not None
         if supervised and use_cache is None and past_key_values is None:
             use_cache = False
+        targets = {"labels": labels, "shift_labels": shift_labels}
+        shown = {"attention_mask": attention_mask, "position_ids": position_ids}
         outputs = self.model(
             input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
+            **shown,
+            **self.routing_inputs(
+                self.config, output_router_logits=output_router_logits, **targets, **shown
+            ),
             **kwargs,
         )
         loss, logits, _ = self.predict(
             outputs.last_hidden_state,
-            labels=labels,
-            shift_labels=shift_labels,
             num_items_in_batch=num_items_in_batch,
             logits_to_keep=logits_to_keep,
             skip_logits=skip_logits,
             vocab_size=self.config.vocab_size,
+            **targets,
             **kwargs,
         )
-        return CausalLMOutputWithPast(
-            loss=loss,
+        routing = self.report_routing(
+            self.config,
+            outputs.router_logits,
+            hidden_states=outputs.last_hidden_state,
+            num_items_in_batch=num_items_in_batch,
+            **targets,
+            **shown,
+        )
+        return MM1TextOutputWithPast(
+            loss=loss if routing.loss is None else loss + routing.loss.to(loss.device),
             logits=logits,
             past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
+            aux_loss=routing.balance,
+            z_loss=routing.z,
+            router_logits=outputs.router_logits,
         )
 
 

@@ -41,6 +41,7 @@ from .connectors_mm1 import MM1Connector
 from .decoder_mm1 import MM1TextModel
 from .interleaving_mm1 import add_image_token
 from .loss_mm1 import PredictsTokens, Rescale, VocabularyHead
+from .moe_mm1 import AnswersForRouters
 from .vision_mm1 import MM1VisionModel, resize_tower
 
 # Parts of foreign towers that serve only their pooled output. They never see a gradient here, so
@@ -50,6 +51,9 @@ _POOLING_PARTS = {
     "clip_vision_model": ("post_layernorm",),
     "siglip_vision_model": ("head",),
 }
+
+# Arguments that only sparse decoders know.
+_FOR_DECODER = ("output_router_logits", "token_mask")
 
 
 @dataclass
@@ -62,9 +66,11 @@ class MM1ModelOutputWithPast(BaseModelOutputWithPast):
         hidden_states: Hidden states of the decoder, one per layer and the input.
         attentions: Attention weights of the decoder, one per layer.
         image_hidden_states: Visual tokens `(N, K, D)` as they entered the decoder.
+        router_logits: For each sparse layer of the decoder `(B * T, E)`, where asked for.
     """
 
     image_hidden_states: torch.FloatTensor | None = None
+    router_logits: tuple[torch.FloatTensor, ...] | None = None
 
 
 @dataclass
@@ -72,7 +78,7 @@ class MM1CausalLMOutputWithPast(CausalLMOutputWithPast):
     """Output of `MM1ForConditionalGeneration`.
 
     Attributes:
-        loss: Next-token loss, a scalar, when labels are given.
+        loss: Next-token loss, in training with that of the routers, when labels are given.
         logits: `(B, kept, V)`; None where they were skipped, as in training with labels.
         past_key_values: Cache of keys and values.
         hidden_states: Hidden states of the decoder, one per layer and the input.
@@ -80,10 +86,16 @@ class MM1CausalLMOutputWithPast(CausalLMOutputWithPast):
         image_hidden_states: Visual tokens `(N, K, D)` as they entered the decoder.
         token_losses: `(B, T)`, if asked for: the loss of predicting what follows each position, not
             divided by anything; 0 where there is no label.
+        aux_loss: Balance loss before its coefficient; see `moe_mm1.router_losses`.
+        z_loss: The routers' z-loss before its coefficient.
+        router_logits: For each sparse layer of the decoder, `(B * T, E)`.
     """
 
     image_hidden_states: torch.FloatTensor | None = None
     token_losses: torch.FloatTensor | None = None
+    aux_loss: torch.FloatTensor | None = None
+    z_loss: torch.FloatTensor | None = None
+    router_logits: tuple[torch.FloatTensor, ...] | None = None
 
 
 def _build_part(config: PreTrainedConfig, *, own: type[PreTrainedModel]) -> PreTrainedModel:
@@ -316,7 +328,7 @@ class MM1Model(MM1PreTrainedModel):
             mm_encoder_outputs: Output of `get_image_features` under `"image"`, in place of
                 `pixel_values`; `generate` passes it.
             **kwargs: `output_hidden_states`, `output_attentions`, arguments of the attention
-                backend.
+                backend; for a sparse decoder `output_router_logits` and `token_mask`.
 
         Raises:
             ValueError: If inputs exclude each other, or placeholders and tiles do not match.
@@ -329,6 +341,7 @@ class MM1Model(MM1PreTrainedModel):
             inputs_embeds = self.get_input_embeddings()(input_ids)
         if pixel_values is not None and not len(pixel_values):
             pixel_values = None
+        for_decoder = {name: kwargs.pop(name) for name in _FOR_DECODER if name in kwargs}
         image_features = self._see(pixel_values, mm_encoder_outputs, **kwargs)
         if image_features is not None:
             image_features = image_features.to(inputs_embeds.device, inputs_embeds.dtype)
@@ -344,7 +357,7 @@ class MM1Model(MM1PreTrainedModel):
             position_ids=position_ids,
             past_key_values=past_key_values,
             use_cache=use_cache,
-            **{**kwargs, "return_dict": True},
+            **{**kwargs, **for_decoder, "return_dict": True},
         )
         return MM1ModelOutputWithPast(
             last_hidden_state=outputs.last_hidden_state,
@@ -352,10 +365,13 @@ class MM1Model(MM1PreTrainedModel):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             image_hidden_states=image_features,
+            router_logits=getattr(outputs, "router_logits", None),
         )
 
 
-class MM1ForConditionalGeneration(PredictsTokens, MM1PreTrainedModel, GenerationMixin):
+class MM1ForConditionalGeneration(
+    PredictsTokens, AnswersForRouters, MM1PreTrainedModel, GenerationMixin
+):
     """MM1 with its language-modelling head: pictures and text in, text out."""
 
     config: MM1Config
@@ -461,6 +477,7 @@ class MM1ForConditionalGeneration(PredictsTokens, MM1PreTrainedModel, Generation
         skip_logits: bool | None = None,
         return_token_losses: bool = False,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
+        output_router_logits: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> MM1CausalLMOutputWithPast:
         """See, connect, read, and project to the vocabulary.
@@ -483,6 +500,7 @@ class MM1ForConditionalGeneration(PredictsTokens, MM1PreTrainedModel, Generation
                 with labels, where they would cost more than the rest of the decoder.
             return_token_losses: Whether to return the loss of each token beside their mean.
             mm_encoder_outputs: Output of `get_image_features` under `"image"`.
+            output_router_logits: Whether to return those of a sparse decoder; see `MM1TextConfig`.
             **kwargs: `shift_labels`, which are shifted already, in place of `labels`; everything
                 else that `MM1Model.forward` takes.
 
@@ -494,37 +512,52 @@ class MM1ForConditionalGeneration(PredictsTokens, MM1PreTrainedModel, Generation
         supervised = labels is not None or shift_labels is not None
         if supervised and use_cache is None and past_key_values is None:
             use_cache = False
+        text = self.config.text_config
+        targets = {"labels": labels, "shift_labels": shift_labels}
+        shown = {"attention_mask": attention_mask, "position_ids": position_ids}
         outputs = self.model(
             input_ids=input_ids,
             pixel_values=pixel_values,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             mm_encoder_outputs=mm_encoder_outputs,
+            **shown,
+            **self.routing_inputs(
+                text, output_router_logits=output_router_logits, **targets, **shown
+            ),
             **kwargs,
         )
         loss, logits, token_losses = self.predict(
             outputs.last_hidden_state,
-            labels=labels,
-            shift_labels=shift_labels,
             num_items_in_batch=num_items_in_batch,
             logits_to_keep=logits_to_keep,
             skip_logits=skip_logits,
             return_token_losses=return_token_losses,
-            vocab_size=self.config.text_config.vocab_size,
-            rescale=_rescaling(self.config.text_config),
+            vocab_size=text.vocab_size,
+            rescale=_rescaling(text),
+            **targets,
             **kwargs,
         )
+        routing = self.report_routing(
+            text,
+            outputs.router_logits,
+            hidden_states=outputs.last_hidden_state,
+            num_items_in_batch=num_items_in_batch,
+            **targets,
+            **shown,
+        )
         return MM1CausalLMOutputWithPast(
-            loss=loss,
+            loss=loss if routing.loss is None else loss + routing.loss.to(loss.device),
             logits=logits,
             past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             image_hidden_states=outputs.image_hidden_states,
             token_losses=token_losses,
+            aux_loss=routing.balance,
+            z_loss=routing.z,
+            router_logits=outputs.router_logits,
         )
 
 

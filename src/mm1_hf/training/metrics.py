@@ -4,13 +4,13 @@ Everything is kept as sums and counts, of this rank, and added up over ranks bef
 divided: so accumulation, uneven batches and many ranks give what one large batch would. Losses stay
 on their device until a log asks for them.
 
-Letters: B rows, T tokens, G sources, E experts, K chosen experts.
+Letters: B rows, T tokens, G sources.
 """
 
 import inspect
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal, get_args
 
@@ -20,6 +20,7 @@ from torch import nn
 from mm1_hf.data.collators import PackedBatch
 from mm1_hf.training.flop_meter import num_targets, num_tokens
 from mm1_hf.training.ranks import told_by_ranks
+from mm1_hf.training.router_health import RouterMeter
 
 ShareOf = Literal["tokens", "pieces", "sequences"]
 
@@ -34,17 +35,25 @@ class TrainingMeter:
             parts of them), or `"sequences"` (a pack counts for each of its sources).
         peak_flops: Operations per second that one device could do at best, in the precision of the
             run; without it there is no `mfu`.
+        each_expert: Whether to report the load of each expert too.
 
     Raises:
         ValueError: If `share_of` is unknown.
     """
 
-    def __init__(self, *, share_of: ShareOf = "tokens", peak_flops: float | None = None):
+    def __init__(
+        self,
+        *,
+        share_of: ShareOf = "tokens",
+        peak_flops: float | None = None,
+        each_expert: bool = False,
+    ):
         if share_of not in SHARES_OF:
             known = ", ".join(map(repr, SHARES_OF))
             raise ValueError(f"share_of is {share_of!r}, but it must be one of: {known}.")
         self.share_of: ShareOf = share_of
         self.peak_flops = peak_flops
+        self.router = RouterMeter(each_expert=each_expert)
         self.reset()
 
     def reset(self) -> None:
@@ -111,18 +120,6 @@ class TrainingMeter:
         losses = torch.cat([self._losses.to(sums.device), sums.new_zeros(missing)])
         self._losses = losses + sums[:-1]
 
-    def add_routing(self, router_logits: Sequence[torch.Tensor], *, num_chosen: int) -> None:
-        """Count how often each expert is chosen, padding included.
-
-        Args:
-            router_logits: For each sparse layer, `(B * T, E)`.
-            num_chosen: K.
-        """
-        for layer, logits in enumerate(router_logits):
-            chosen = logits.detach().topk(num_chosen, dim=-1).indices.flatten()
-            counts = torch.bincount(chosen, minlength=logits.shape[-1])
-            self._routed[layer] = self._routed.get(layer, 0) + counts
-
     def report(self) -> dict[str, float]:
         """What all ranks counted since the last call, as entries of a log; all ranks must call it.
 
@@ -130,9 +127,8 @@ class TrainingMeter:
             `tokens_per_second`, `supervised_tokens_per_second`, `tiles_per_second`,
             `images_per_second` where packs know their images, `mfu` where the peak is known; for
             every source `loss/NAME` (mean over its supervised tokens), `tokens/NAME`,
-            `supervised_tokens/NAME` and `share/NAME`; `router/busiest`, the load of the busiest
-            expert as a multiple of the average (mean over layers), and `router/idle`, the share of
-            experts never chosen.
+            `supervised_tokens/NAME` and `share/NAME`; of a sparse decoder what `RouterMeter.report`
+            lists.
         """
         now = time.perf_counter()
         mine = {
@@ -140,12 +136,13 @@ class TrainingMeter:
             "sums": {name: float(value) for name, value in self._sums.items()},
             "by_source": self._by_source,
             "losses": dict(zip(self._sources, self._losses.tolist(), strict=False)),
-            "routed": {layer: counts.tolist() for layer, counts in self._routed.items()},
+            "routed": self.router.told(),
         }
         told = told_by_ranks(mine)
         self._started = now
         self._forget()
-        return self._speeds(told) | self._by_sources(told) | _router_loads(told)
+        routed = self.router.report(one["routed"] for one in told)
+        return self._speeds(told) | self._by_sources(told) | routed
 
     def _speeds(self, told: list[dict]) -> dict[str, float]:
         seconds = max(one["seconds"] for one in told)
@@ -181,7 +178,7 @@ class TrainingMeter:
         self._sums: Any = Counter()  # of numbers, also on a device
         self._by_source: Counter[tuple[str, str]] = Counter()
         self._losses = torch.zeros(0)
-        self._routed: dict[int, Any] = {}
+        self.router.forget()
 
 
 def tells_token_losses(model: nn.Module) -> bool:
@@ -213,15 +210,3 @@ def _total(counters: Iterable[Mapping]) -> Counter:
     for counter in counters:
         total.update(counter)
     return total
-
-
-def _router_loads(told: list[dict]) -> dict[str, float]:
-    layers = [
-        [sum(counts) for counts in zip(*(one["routed"][layer] for one in told), strict=True)]
-        for layer in told[0]["routed"]
-    ]
-    if not layers:
-        return {}
-    busiest = [max(counts) * len(counts) / max(sum(counts), 1) for counts in layers]
-    idle = [sum(count == 0 for count in counts) / len(counts) for counts in layers]
-    return {"router/busiest": sum(busiest) / len(layers), "router/idle": sum(idle) / len(layers)}

@@ -43,6 +43,7 @@ class MM1Trainer(Trainer):
         decay: What decays; see there.
         peak_flops: Operations per second that one device could do at best; for `mfu`.
         share_of: What the realised shares of sources are counted in.
+        log_each_expert: Whether to log the load of each expert of a sparse decoder.
         callbacks: More callbacks.
         **kwargs: Everything else that `Trainer` takes.
 
@@ -61,6 +62,7 @@ class MM1Trainer(Trainer):
         decay: DecayPolicy = "matrices",
         peak_flops: float | None = None,
         share_of: ShareOf = "tokens",
+        log_each_expert: bool = False,
         callbacks: Sequence[TrainerCallback] = (),
         **kwargs: Any,
     ):
@@ -80,7 +82,9 @@ class MM1Trainer(Trainer):
         if self.compute_metrics is None:
             self.args.prediction_loss_only = True
         self.group_settings: dict[str, Any] = {"rate_scales": rate_scales, "decay": decay}
-        self.meter = TrainingMeter(share_of=share_of, peak_flops=peak_flops)
+        self.meter = TrainingMeter(
+            share_of=share_of, peak_flops=peak_flops, each_expert=log_each_expert
+        )
         self.watch = LossWatch()
         self._batch: Any = {}
 
@@ -162,8 +166,9 @@ class MM1Trainer(Trainer):
             self.meter.add_losses(batch, outputs.token_losses)
         if model.training and getattr(outputs, "router_logits", None):
             config: Any = getattr(self.model, "config", None)
-            num_chosen = config.get_text_config().num_experts_per_tok
-            self.meter.add_routing(outputs.router_logits, num_chosen=num_chosen)
+            self.meter.router.add(
+                outputs.router_logits, text_config=config.get_text_config(), batch=inputs
+            )
         return (loss, outputs) if return_outputs else loss
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
