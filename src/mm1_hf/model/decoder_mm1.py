@@ -329,12 +329,9 @@ class MM1ForCausalLM(PredictsTokens, AnswersForRouters, MM1PreTrainedModel, Gene
             **kwargs: `shift_labels`, which are shifted already, in place of `labels`; everything
                 else that `MM1TextModel.forward` takes.
         """
-        # A named argument would become one of the labels that `Trainer` demands of every batch.
-        shift_labels = kwargs.pop("shift_labels", None)
-        supervised = labels is not None or shift_labels is not None
-        if supervised and use_cache is None and past_key_values is None:
-            use_cache = False
-        targets = {"labels": labels, "shift_labels": shift_labels}
+        targets, use_cache = self.part_targets(
+            labels, kwargs, use_cache=use_cache, past_key_values=past_key_values
+        )
         shown = {"attention_mask": attention_mask, "position_ids": position_ids}
         outputs = self.model(
             input_ids=input_ids,

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+from transformers.cache_utils import Cache
 from transformers.loss.loss_utils import ForCausalLMLoss
 
 Rescale = Callable[[torch.Tensor], torch.Tensor]
@@ -85,6 +86,25 @@ class PredictsTokens:
         if type(new_embeddings) is nn.Linear and not hasattr(new_embeddings, "_hf_hook"):
             new_embeddings = _as_vocabulary_head(new_embeddings)
         self.lm_head = new_embeddings
+
+    def part_targets(
+        self,
+        labels: torch.Tensor | None,
+        kwargs: dict,
+        *,
+        use_cache: bool | None,
+        past_key_values: Cache | None,
+    ) -> tuple[dict[str, torch.Tensor | None], bool | None]:
+        """Labels, shifted or not, and whether to keep a cache beside them.
+
+        `shift_labels` are taken out of `kwargs`: as an argument with a name in `forward` they would
+        become one of the labels that `Trainer` demands of every batch.
+        """
+        targets = {"labels": labels, "shift_labels": kwargs.pop("shift_labels", None)}
+        supervised = any(given is not None for given in targets.values())
+        if supervised and use_cache is None and past_key_values is None:
+            use_cache = False
+        return targets, use_cache
 
     def predict(
         self,

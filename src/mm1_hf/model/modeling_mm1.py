@@ -498,22 +498,18 @@ class MM1ForConditionalGeneration(
                 indices.
             skip_logits: Whether to leave the logits out. By default they are left out in training
                 with labels, where they would cost more than the rest of the decoder.
+            output_router_logits: Whether to return those of a sparse decoder; see `MM1TextConfig`.
             return_token_losses: Whether to return the loss of each token beside their mean.
             mm_encoder_outputs: Output of `get_image_features` under `"image"`.
-            output_router_logits: Whether to return those of a sparse decoder; see `MM1TextConfig`.
-            **kwargs: `shift_labels`, which are shifted already, in place of `labels`; everything
-                else that `MM1Model.forward` takes.
+            **kwargs: `shift_labels`, and everything else that `MM1Model.forward` takes.
 
         Raises:
             ValueError: If inputs exclude each other, or placeholders and tiles do not match.
         """
-        # A named argument would become one of the labels that `Trainer` demands of every batch.
-        shift_labels = kwargs.pop("shift_labels", None)
-        supervised = labels is not None or shift_labels is not None
-        if supervised and use_cache is None and past_key_values is None:
-            use_cache = False
+        targets, use_cache = self.part_targets(
+            labels, kwargs, use_cache=use_cache, past_key_values=past_key_values
+        )
         text = self.config.text_config
-        targets = {"labels": labels, "shift_labels": shift_labels}
         shown = {"attention_mask": attention_mask, "position_ids": position_ids}
         outputs = self.model(
             input_ids=input_ids,
@@ -528,12 +524,31 @@ class MM1ForConditionalGeneration(
             ),
             **kwargs,
         )
-        loss, logits, token_losses = self.predict(
-            outputs.last_hidden_state,
+        return self._answer(
+            outputs,
+            targets=targets,
+            shown=shown,
             num_items_in_batch=num_items_in_batch,
             logits_to_keep=logits_to_keep,
             skip_logits=skip_logits,
             return_token_losses=return_token_losses,
+            **kwargs,
+        )
+
+    def _answer(
+        self,
+        outputs: MM1ModelOutputWithPast,
+        *,
+        targets: dict,
+        shown: dict,
+        num_items_in_batch: torch.Tensor | int | None,
+        **kwargs,
+    ) -> MM1CausalLMOutputWithPast:
+        """Loss and logits of what the model made of a batch, its routers' losses included."""
+        text = self.config.text_config
+        loss, logits, token_losses = self.predict(
+            outputs.last_hidden_state,
+            num_items_in_batch=num_items_in_batch,
             vocab_size=text.vocab_size,
             rescale=_rescaling(text),
             **targets,

@@ -170,8 +170,7 @@ def train(
 
     Args:
         recipe: What to do.
-        model: The model, which is changed. Its weights should be fp32; mixed precision is an
-            argument, `bf16=True`.
+        model: The model, which is changed. Its weights should be fp32, also for `bf16=True`.
         processor: Its processor; a copy takes the recipe's tiling.
         mixture: What to train on; see `mixtures.build_mixture`.
         output_dir: Where checkpoints and the result go.
