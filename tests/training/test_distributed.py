@@ -28,15 +28,16 @@ NATIVE = {
     "native_tp": "whole",
     "native_tp_tied": "tied",
     "native_tp_sparse": "sparse",
-    "native_ep": "sparse",
 }
-# Older transformers shard a part before its layers, which torch refuses.
+# Older transformers shard a part before its layers, which torch refuses, and beside expert
+# parallelism they spread a tower's weights but not its inputs.
 SHARDS_NESTED = importlib.util.find_spec("transformers.distributed.parallel_utils") is not None
 if SHARDS_NESTED:
     NATIVE |= {
         "native_fsdp": "whole",
         "native_fsdp_tied": "tied",
         "native_fsdp_sparse": "sparse",
+        "native_ep": "sparse",
     }
 needs_deepspeed = pytest.mark.skipif(
     importlib.util.find_spec("deepspeed") is None, reason="deepspeed is not installed"
@@ -229,6 +230,10 @@ def test_tensor_parallelism_divides_tower_and_decoder_and_repeats_the_connector(
         for part in ("vision_tower.layers.0.mlp.fc1", "language_model.layers.1.mlp.down_proj"):
             assert f"model.{part}.weight" in pieces
         assert not any("connector" in name for name in rank["pieces"])
+
+
+@pytest.mark.skipif(not SHARDS_NESTED, reason="expert parallelism needs a newer transformers")
+def test_expert_parallelism_divides_the_experts(native):
     for rank in native[1]["native_ep"]:
         # Two of four experts on each rank.
         here, all_ = rank["pieces"]["model.language_model.layers.1.mlp.experts.gate_up_proj"]
