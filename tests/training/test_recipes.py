@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import fields, replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -23,7 +24,13 @@ from mm1_hf.training.recipes import (
     pretrain,
     sft,
 )
-from mm1_hf.training.runs import adapt_processor, peak_learning_rate, plan_run, require_processes
+from mm1_hf.training.runs import (
+    adapt_processor,
+    peak_learning_rate,
+    plan_run,
+    require_optimizer_for_sharding,
+    require_processes,
+)
 
 from ..data.small_corpus import make_model, make_processor
 from ..model import tiny
@@ -304,3 +311,15 @@ def test_all_fields_of_a_recipe_can_be_changed_but_its_name():
         "stage",
         "standing",
     }
+
+
+@pytest.mark.parametrize(("sharded", "optim"), [(True, "adamw_torch"), (False, "adafactor")])
+def test_sharding_and_adafactor_are_fine_by_themselves(sharded, optim):
+    args = SimpleNamespace(optim=optim)
+    require_optimizer_for_sharding(SimpleNamespace(is_fsdp_enabled=sharded, args=args))
+
+
+def test_adafactor_under_fsdp_is_refused_before_its_first_step():
+    trainer = SimpleNamespace(is_fsdp_enabled=True, args=SimpleNamespace(optim="adafactor"))
+    with pytest.raises(ValueError, match="AdaFactor, which mixes whole and sharded tensors"):
+        require_optimizer_for_sharding(trainer)

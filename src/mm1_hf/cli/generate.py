@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    _require_checkpoint(arguments.model)
+    require_checkpoint(arguments.model)
     model: Any = AutoModelForImageTextToText.from_pretrained(arguments.model).eval()
     processor = AutoProcessor.from_pretrained(arguments.model)
     inputs = _inputs(processor, arguments).to(model.device, dtype=model.dtype)
@@ -52,8 +52,12 @@ def run(arguments: argparse.Namespace) -> None:
     print(processor.decode(new, skip_special_tokens=True).strip())
 
 
-def _require_checkpoint(source: str) -> None:
-    """Raise if `source` is a folder but no checkpoint, or looks like a path that is missing."""
+def require_checkpoint(source: str) -> None:
+    """Go on unless `source` is a folder but no checkpoint, or looks like a path that is missing.
+
+    Raises:
+        ValueError: If it is.
+    """
     folder = Path(source)
     if folder.is_dir():
         missing = [

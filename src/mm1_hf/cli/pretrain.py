@@ -86,7 +86,7 @@ def run_stages(arguments: argparse.Namespace, *, stages: tuple[str, ...]) -> Non
         raise ValueError(
             f"Training needs {error.name}. Install it with: pip install 'mm1-hf[train]'"
         ) from error
-    from mm1_hf.cli.generate import _require_checkpoint
+    from mm1_hf.cli.generate import require_checkpoint
 
     recipe = load_recipe(arguments.recipe)
     if recipe.stage not in stages:
@@ -94,7 +94,7 @@ def run_stages(arguments: argparse.Namespace, *, stages: tuple[str, ...]) -> Non
         raise ValueError(f"{recipe.name} is a recipe for another verb. Use: mm1 {verb} …")
     if arguments.steps is not None:
         recipe = recipe.change(steps=arguments.steps)
-    _require_checkpoint(arguments.model)
+    require_checkpoint(arguments.model)
     cache = arguments.output / "data"
     data = load_data(arguments.data, index_folder=cache / "indices")
     job = {

@@ -46,7 +46,7 @@ from .vision_mm1 import MM1VisionModel, resize_tower
 
 # Parts of foreign towers that serve only their pooled output. They never see a gradient here, so
 # they are frozen: a trainable parameter without gradient stops distributed training.
-_POOLING_PARTS = {
+POOLING_PARTS = {
     "aimv2_vision_model": ("head",),
     "clip_vision_model": ("post_layernorm",),
     "siglip_vision_model": ("head",),
@@ -123,7 +123,7 @@ class MM1Model(MM1PreTrainedModel):
     def __init__(self, config: MM1Config):
         super().__init__(config)
         self.vision_tower = _build_part(config.vision_config, own=MM1VisionModel)
-        for name in _POOLING_PARTS.get(config.vision_config.model_type, ()):
+        for name in POOLING_PARTS.get(config.vision_config.model_type, ()):
             part = getattr(self.vision_tower, name, None)
             if part is not None:
                 part.requires_grad_(False)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from torch import nn
 
 # The owner of the list of parts that no gradient ever reaches is the model.
-from mm1_hf.model.modeling_mm1 import _POOLING_PARTS
+from mm1_hf.model.modeling_mm1 import POOLING_PARTS
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -106,7 +106,7 @@ def linear_layers(
     vision = getattr(getattr(model, "config", None), "vision_config", None)
     unused = [
         f"{_parts(model)['vision_tower']}.{name}."
-        for name in _POOLING_PARTS.get(getattr(vision, "model_type", ""), ())
+        for name in POOLING_PARTS.get(getattr(vision, "model_type", ""), ())
     ]
     names = [
         name

@@ -3,7 +3,7 @@
 from torch import nn
 
 # The owner of the list of parts that no gradient ever reaches is the model.
-from mm1_hf.model.modeling_mm1 import _POOLING_PARTS
+from mm1_hf.model.modeling_mm1 import POOLING_PARTS
 from mm1_hf.training.parameters import FREEZABLE, named_parts
 
 
@@ -64,5 +64,5 @@ def _require_parts(model: nn.Module, parts: tuple[str, ...]) -> None:
 
 def _unused_prefixes(model: nn.Module) -> list[str]:
     vision = getattr(getattr(model, "config", None), "vision_config", None)
-    names = _POOLING_PARTS.get(getattr(vision, "model_type", ""), ())
+    names = POOLING_PARTS.get(getattr(vision, "model_type", ""), ())
     return [f".vision_tower.{name}." for name in names]

@@ -222,11 +222,11 @@ def train(
         decay=recipe.decay,
         share_of=_SHARES_OF[recipe.unit],
     )
+    require_optimizer_for_sharding(trainer)
     if trainer.is_world_process_zero():
         save_recipe(recipe, folder / RECIPE_FILE)
         text = json.dumps(_describe_mixture(mixture), indent=2)
         (folder / MIXTURE_FILE).write_text(text + "\n", encoding="utf-8")
-    _require_optimizer_for_sharding(trainer)
     trainer.train(resume_from_checkpoint=checkpoint)
     _save_whole(trainer, folder)
     return trainer
@@ -241,8 +241,12 @@ def _save_whole(trainer: MM1Trainer, folder: Path) -> None:
     trainer.save_model(os.fspath(folder))
 
 
-def _require_optimizer_for_sharding(trainer: MM1Trainer) -> None:
-    """Refuse what transformers' AdaFactor cannot do, before the first step does."""
+def require_optimizer_for_sharding(trainer: MM1Trainer) -> None:
+    """Refuse what transformers' AdaFactor cannot do, before anything is written.
+
+    Raises:
+        ValueError: If AdaFactor meets FSDP.
+    """
     if trainer.is_fsdp_enabled and "adafactor" in trainer.args.optim:
         raise ValueError(
             "The recipe's optimizer is AdaFactor, which mixes whole and sharded tensors under "
