@@ -1,0 +1,1 @@
+"""Few-shot and zero-shot evaluation on published benchmarks."""
