@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
 OLDEST := .cache/transformers-5.19.0
 # Tests whose outcome does not depend on the version of transformers: once is enough.
-NO_TRANSFORMERS := $(foreach name,contracts demo grounding video planning/test_memory.py \
+NO_TRANSFORMERS := $(foreach name,contracts demo grounding video docs planning/test_memory.py \
 	$(foreach part,sources converters documents cleaning mixture packing lengths lengths_ray,\
 	data/test_$(part).py) training/test_compile.py training/test_launch_lines.py,\
 	--ignore=tests/$(name))

@@ -21,6 +21,7 @@ from mm1_hf.grounding.text import (
     parse_boxes,
     parse_points,
 )
+from mm1_hf.grounding.tile_pictures import draw_tiles
 from mm1_hf.grounding.tiles import TileView, find_tile, tile_views
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "Point",
     "TileView",
     "draw_regions",
+    "draw_tiles",
     "find_regions",
     "find_tile",
     "format_box",
