@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 # One thread per test process, two processes: what two cores can use without quarrelling.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
+HARNESSES := .cache/harnesses
 OLDEST := .cache/transformers-5.19.0
 # Tests whose outcome does not depend on the version of transformers: once is enough.
 NO_TRANSFORMERS := $(foreach name,contracts demo grounding video docs planning/test_memory.py \
@@ -14,7 +15,7 @@ NO_TRANSFORMERS := $(foreach name,contracts demo grounding video docs planning/t
 	--ignore=tests/$(name))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types layers unit slow oldest docs examples format clean
+.PHONY: help demo test lint types layers unit slow oldest docs examples harnesses format clean
 
 help:
 	@echo "make demo      train a small MM1 on real handwritten digits (about 10 minutes)"
@@ -57,6 +58,10 @@ examples: $(VENV)/.test
 	@set -e; for example in $(sort $(wildcard examples/*.py)); do \
 		echo "$$example"; $(BIN)/python $$example; done
 
+# Not part of `make test`: two evaluation harnesses, and all that they bring.
+harnesses: $(HARNESSES)/.done
+	OMP_NUM_THREADS=1 $(HARNESSES)/bin/python -m pytest -q tests/evaluation/adapters
+
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
@@ -85,4 +90,14 @@ $(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
 $(OLDEST)/.done: $(VENV)/.test
 	rm -rf $(OLDEST)
 	$(PIP) install --no-compile --no-deps --target $(OLDEST) transformers==5.19.0
+	@touch $@
+
+# lmms-eval holds PyAV below 16, hence an environment of its own. The torchvision that it brings does
+# not fit every torch, and breaks transformers where it does not.
+$(HARNESSES)/.done: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(HARNESSES)
+	grep -v '^av==' constraints.txt > $(HARNESSES)/constraints.txt
+	$(HARNESSES)/bin/python -m pip install -qq --no-compile -c $(HARNESSES)/constraints.txt \
+		-e '.[eval,lmms]' pytest pytest-xdist hypothesis
+	$(HARNESSES)/bin/python -m pip uninstall -qq -y torchvision
 	@touch $@
