@@ -26,6 +26,7 @@ from mm1_hf.training.checkpoints import last_complete_checkpoint
 
 LAST_STEP = lives.STEPS
 SAVED_STEP = 2
+SPARSE = {"num_experts": 4, "moe_every_n_layers": 1}
 
 # What `accelerate launch` makes of a configuration file with FSDP2.
 FSDP2 = {
@@ -111,12 +112,16 @@ def fsdp2(folder: Path, rank: int) -> dict[str, Any]:
     return train(folder, rank, run="fsdp2", arguments={"save_steps": SAVED_STEP})
 
 
+def forget_later_checkpoints(folder: Path, run: str, rank: int) -> None:
+    for later in (folder / run).glob("checkpoint-*"):
+        if int(later.name.rpartition("-")[2]) > SAVED_STEP:
+            later.rename(folder / f"later-{run}-{later.name}") if rank == 0 else None
+
+
 def fsdp2_resumed(folder: Path, rank: int) -> dict[str, Any]:
     """Go on from the middle."""
     shard_on_cpu()
-    for later in (folder / "fsdp2").glob("checkpoint-*"):
-        if int(later.name.rpartition("-")[2]) > SAVED_STEP:
-            later.rename(folder / f"later-{later.name}") if rank == 0 else None
+    forget_later_checkpoints(folder, "fsdp2", rank)
     return train(folder, rank, run="fsdp2", resume=True, arguments={"save_strategy": "no"})
 
 
@@ -125,6 +130,33 @@ def fsdp2_mm1_trainer(folder: Path, rank: int) -> dict[str, Any]:
     shard_on_cpu()
     arguments = {"save_strategy": "no"}
     return train(folder, rank, run="fsdp2-mm1", trainer="mm1", arguments=arguments)
+
+
+def alone_sparse(folder: Path, rank: int) -> dict[str, Any]:
+    once = {"ranks": 1, "accumulation": 1, "arguments": {"save_strategy": "no"}}
+    return train(folder, rank, run="alone-sparse", decoder=SPARSE, **once)
+
+
+def fsdp2_sparse(folder: Path, rank: int) -> dict[str, Any]:
+    """Experts and routers in pieces."""
+    shard_on_cpu()
+    saving = {"save_steps": SAVED_STEP}
+    return train(folder, rank, run="fsdp2-sparse", decoder=SPARSE, arguments=saving)
+
+
+def fsdp2_sparse_resumed(folder: Path, rank: int) -> dict[str, Any]:
+    """Go on from the middle."""
+    shard_on_cpu()
+    forget_later_checkpoints(folder, "fsdp2-sparse", rank)
+    changes = {"decoder": SPARSE, "arguments": {"save_strategy": "no"}}
+    return train(folder, rank, run="fsdp2-sparse", resume=True, **changes)
+
+
+def fsdp2_sparse_mm1_trainer(folder: Path, rank: int) -> dict[str, Any]:
+    """Our trainer, which counts the tokens of each expert."""
+    shard_on_cpu()
+    changes = {"decoder": SPARSE, "arguments": {"save_strategy": "no"}}
+    return train(folder, rank, run="fsdp2-sparse-mm1", trainer="mm1", **changes)
 
 
 def infer(folder: Path, *, run: str, checkpoint: str, **sizes: int) -> dict[str, Any]:
@@ -209,6 +241,10 @@ CASES: dict[str, Callable[[Path, int], dict[str, Any]]] = {
         fsdp2,
         fsdp2_resumed,
         fsdp2_mm1_trainer,
+        alone_sparse,
+        fsdp2_sparse,
+        fsdp2_sparse_resumed,
+        fsdp2_sparse_mm1_trainer,
         zero3,
         native_fsdp,
         native_fsdp_tied,
@@ -245,7 +281,7 @@ def run_case(case: str, folder: Path) -> bool:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    ranks = 1 if case == "alone" else 2
+    ranks = 1 if case.startswith("alone") else 2
     together = {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)}
     together |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     children = []

@@ -24,6 +24,7 @@ CHECKPOINTS = {
     "sparse": {"num_experts": 4, "moe_every_n_layers": 2},
 }
 TRAINED = ("ddp", "fsdp2", "fsdp2_resumed", "fsdp2_mm1_trainer")
+TRAINED_SPARSE = ("fsdp2_sparse", "fsdp2_sparse_resumed", "fsdp2_sparse_mm1_trainer")
 NATIVE = {
     "native_tp": "whole",
     "native_tp_tied": "tied",
@@ -76,6 +77,11 @@ def corpus_folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def trained(corpus_folder) -> dict[str, list[dict[str, Any]]]:
     return run_cases(corpus_folder, "alone", *TRAINED)
+
+
+@pytest.fixture(scope="module")
+def trained_sparse(corpus_folder) -> dict[str, list[dict[str, Any]]]:
+    return run_cases(corpus_folder, "alone_sparse", *TRAINED_SPARSE)
 
 
 def test_some_batch_has_images_on_one_rank_only(trained):
@@ -134,6 +140,35 @@ def test_ddp_and_fsdp2_end_with_the_same_saved_model(trained, corpus_folder):
     for name, weight in ddp.items():
         assert torch.allclose(fsdp2[name], weight, atol=1e-5), name
         assert torch.allclose(by_ours[name], weight, atol=1e-5), name
+
+
+@pytest.mark.parametrize("case", ["fsdp2_sparse", "fsdp2_sparse_mm1_trainer"])
+def test_sharded_experts_have_the_losses_of_one_process(trained_sparse, case):
+    """With those of the routers: decision 14."""
+    (alone,) = trained_sparse["alone_sparse"]
+    for rank in trained_sparse[case]:
+        assert rank["losses"] == pytest.approx(alone["losses"], rel=1e-5)
+        assert rank["whole"] == [] and not rank["is_ddp"]
+        names = [name for name in rank["pieces"] if ".mlp.experts." in name or ".gate." in name]
+        assert len(names) == 3
+        assert all(rank["pieces"][name][0] * 2 == rank["pieces"][name][1] for name in names)
+
+
+def test_a_resumed_run_with_sharded_experts_repeats_the_losses_to_the_bit(trained_sparse):
+    whole, resumed = trained_sparse["fsdp2_sparse"], trained_sparse["fsdp2_sparse_resumed"]
+    for one, other in zip(whole, resumed, strict=True):
+        assert list(other["losses"]) == ["3", "4", "5"]
+        assert other["losses"] == {step: one["losses"][step] for step in other["losses"]}
+
+
+def test_sharded_experts_end_as_the_model_of_one_process_does(trained_sparse, corpus_folder):
+    alone, *sharded = (
+        MM1ForConditionalGeneration.from_pretrained(corpus_folder / run / "final").state_dict()
+        for run in ("alone-sparse", "fsdp2-sparse", "fsdp2-sparse-mm1")
+    )
+    for name, weight in alone.items():
+        for other in sharded:
+            assert torch.allclose(other[name], weight, atol=1e-4), name
 
 
 @needs_deepspeed

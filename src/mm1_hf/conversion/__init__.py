@@ -2,7 +2,8 @@
 
 `convert` and `convert_back` go from folder to folder, tensor by tensor; `convert_model` and
 `convert_model_back` from model to model. Each gives a `ConversionReport`; a key that no rule knows
-is an error, before anything is written.
+is an error, before anything is written. `upcycle_checkpoint` and `upcycle` make a sparse model of a
+dense one.
 """
 
 from mm1_hf.conversion.convert import (
@@ -16,6 +17,7 @@ from mm1_hf.conversion.convert import (
 from mm1_hf.conversion.formats import ConversionOptions
 from mm1_hf.conversion.renaming import Rename, RenameTable
 from mm1_hf.conversion.report import ConversionReport
+from mm1_hf.conversion.upcycling import upcycle, upcycle_checkpoint, upcycled_config
 
 __all__ = [
     "FORMATS",
@@ -28,4 +30,7 @@ __all__ = [
     "convert_back",
     "convert_model",
     "convert_model_back",
+    "upcycle",
+    "upcycle_checkpoint",
+    "upcycled_config",
 ]

@@ -43,6 +43,9 @@ ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "longrope", "llama3")
 # Those that do not depend on max_position_embeddings.
 _LENGTH_FREE_ROPE_TYPES = ("default", "linear", "llama3")
 
+# What holds for all of them: no experts.
+_DENSE = {"num_experts": None}
+
 _SHARED_FIELDS = (
     "attention_dropout",
     "bos_token_id",
@@ -94,7 +97,7 @@ class DecoderFormat(Format):
                 f"{type(config).__name__} with model_type {config.model_type!r}."
             )
         fields = {name: copy.deepcopy(getattr(config, name)) for name in _SHARED_FIELDS}
-        fields |= {name: getattr(config, name) for name in self.chosen} | dict(self.fixed)
+        fields |= {name: getattr(config, name) for name in self.chosen} | dict(self.fixed) | _DENSE
         rope = _require_rope(fields["rope_parameters"], name=type(config).__name__)
         if options.max_positions is not None:
             if rope not in _LENGTH_FREE_ROPE_TYPES:
@@ -113,7 +116,7 @@ class DecoderFormat(Format):
             ValueError: If our decoder has something that this family has not.
         """
         name = self.model_class.__name__
-        require_options(config, self.fixed, name=name)
+        require_options(config, {**self.fixed, **_DENSE}, name=name)
         natural = config.hidden_size // config.num_attention_heads
         if "head_dim" not in self.chosen and config.head_dim != natural:
             raise ValueError(f"{name} has heads of width {natural}, not {config.head_dim}.")
