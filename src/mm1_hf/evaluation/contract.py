@@ -13,7 +13,8 @@ class Example:
     Attributes:
         key: Names the example within its split; answers are kept under it.
         images: Pictures in the order in which the question refers to them, each a path, the bytes
-            of an image file, or a PIL image. They are decoded only when they are shown.
+            of an image file, or a PIL image. They are decoded only when they are shown. Readers
+            give a sequence that reads a picture of a table each time it is asked for it.
         question: What is asked, without the benchmark's instructions; empty for a caption.
         answers: What people or the data set answered; metrics compare with these.
         choices: The options of a multiple-choice question, without their letters.
@@ -24,7 +25,7 @@ class Example:
     """
 
     key: str
-    images: tuple[Any, ...] = ()
+    images: Sequence[Any] = ()
     question: str = ""
     answers: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()
@@ -43,7 +44,7 @@ class Figure(NamedTuple):
 
     value: float
     standard_error: float | None
-    count: int
+    count: int  # pyright: ignore[reportIncompatibleMethodOverride]
 
 
 class Scores(NamedTuple):
