@@ -405,3 +405,21 @@ def test_a_model_that_merely_has_a_tower_is_no_tower():
         ValueError, match=r"Pass the tower itself, such as model\.model\.vision_tower"
     ):
         MM1ForConditionalGeneration.from_parts(vision=mm1(), text=tiny.text_config())
+
+
+def test_a_composed_model_names_no_folder_of_this_machine(tmp_path, make_tokenizer):
+    tokenizer = make_tokenizer()
+    CLIPVisionModel(tiny.vision_configs()["clip"]).save_pretrained(tmp_path / "clip")
+    config = tiny.text_configs()["llama"]
+    config.vocab_size = len(tokenizer)
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "llama")
+    decoder = LlamaForCausalLM.from_pretrained(tmp_path / "llama")
+    model = MM1ForConditionalGeneration.from_parts(
+        vision=tmp_path / "clip",
+        text=decoder,
+        connector=tiny.connector_config(),
+        tokenizer=tokenizer,
+    )
+    model.save_pretrained(tmp_path / "model")
+    assert str(tmp_path) not in (tmp_path / "model" / "config.json").read_text()
+    assert decoder.config.name_or_path == str(tmp_path / "llama"), "the part itself is left alone"

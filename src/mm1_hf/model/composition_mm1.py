@@ -1,5 +1,6 @@
 """Where the parts of a composed MM1 come from: checkpoints, model objects or configurations."""
 
+import copy
 import os
 from typing import Any, NamedTuple
 
@@ -30,6 +31,20 @@ class Part(NamedTuple):
 
 def vision_part(source: PartSource) -> Part:
     """Find the vision tower in a checkpoint, a model (CLIP's tower is taken) or a configuration."""
+    return _without_folder(_vision_part(source))
+
+
+def text_part(source: PartSource) -> Part:
+    """Find the decoder, with its head if there is one, in a checkpoint, model or configuration."""
+    return _without_folder(_text_part(source))
+
+
+def connector_part(source: PartSource | None) -> Part:
+    """Find the connector; None means a new one with MM1's defaults."""
+    return _without_folder(_connector_part(source))
+
+
+def _vision_part(source: PartSource) -> Part:
     if isinstance(source, PreTrainedConfig):
         return Part(getattr(source, "vision_config", source), None)
     if isinstance(source, PreTrainedModel):
@@ -47,8 +62,7 @@ def vision_part(source: PartSource) -> Part:
     return Part(config, tower)
 
 
-def text_part(source: PartSource) -> Part:
-    """Find the decoder, with its head if there is one, in a checkpoint, model or configuration."""
+def _text_part(source: PartSource) -> Part:
     if isinstance(source, PreTrainedConfig):
         return Part(source.get_text_config(decoder=True), None)
     if isinstance(source, PreTrainedModel):
@@ -59,14 +73,26 @@ def text_part(source: PartSource) -> Part:
     return Part(model.config.get_text_config(decoder=True), model)
 
 
-def connector_part(source: PartSource | None) -> Part:
-    """Find the connector; None means a new one with MM1's defaults."""
+def _connector_part(source: PartSource | None) -> Part:
     if source is None:
         return Part(MM1ConnectorConfig(), None)
     if isinstance(source, PreTrainedConfig):
         return Part(source, None)
     model = source if isinstance(source, PreTrainedModel) else _load_whole(MM1Connector, source)
     return Part(model.config, model)
+
+
+def _without_folder(part: Part) -> Part:
+    """The part, of which the configuration names no folder of this machine.
+
+    The composed model is saved and published with its parts' configurations, in which transformers
+    keeps the place that each was loaded from.
+    """
+    if not os.path.isdir(part.config.name_or_path):
+        return part
+    config = copy.deepcopy(part.config)
+    config.name_or_path = ""
+    return Part(config, part.model)
 
 
 def _load_whole(model_class: Any, source: str | os.PathLike, **kwargs) -> PreTrainedModel:
