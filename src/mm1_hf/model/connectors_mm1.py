@@ -87,7 +87,7 @@ class AttentionPool(nn.Module):
         key = self.k_proj(patches).view(per_head).transpose(1, 2)  # (N, H, P, C / H)
         value = self.v_proj(patches).view(per_head).transpose(1, 2)
         query = self.queries.unflatten(-1, (-1, self.head_dim)).transpose(0, 1)  # (H, K, C / H)
-        query = query.expand(len(patches), -1, -1, -1)
+        query = query.expand(patches.shape[0], -1, -1, -1)
         attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_bidirectional_attention
         )

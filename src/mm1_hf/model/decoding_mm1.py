@@ -267,7 +267,8 @@ def _as_tensor(image: Any) -> torch.Tensor:
         image = image.astype(np.int64)
     elif image.dtype.kind == "f":
         image = image.astype(np.float32)
-    return torch.from_numpy(np.ascontiguousarray(image))
+    # Contiguous and writable, as torch wants it: arrays over a picture of PIL are not writable.
+    return torch.from_numpy(np.require(image, requirements=["C", "W"]))
 
 
 def _channels_last(image: Any, name: str, input_data_format: str | None) -> Any:

@@ -291,6 +291,8 @@ def _as_vocabulary_head(linear: nn.Linear) -> VocabularyHead:
         linear.in_features, linear.out_features, bias=linear.bias is not None, device="meta"
     )
     head.weight, head.bias = linear.weight, linear.bias
+    # Otherwise a later `post_init` would fill what was resized with noise.
+    head._is_hf_initialized = getattr(linear, "_is_hf_initialized", False)
     return head.train(linear.training)
 
 

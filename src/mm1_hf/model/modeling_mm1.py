@@ -339,7 +339,7 @@ class MM1Model(MM1PreTrainedModel):
             raise ValueError("Give pixel_values or mm_encoder_outputs, not both.")
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
-        if pixel_values is not None and not len(pixel_values):
+        if pixel_values is not None and pixel_values.shape[0] == 0:
             pixel_values = None
         for_decoder = {name: kwargs.pop(name) for name in _FOR_DECODER if name in kwargs}
         image_features = self._see(pixel_values, mm_encoder_outputs, **kwargs)
@@ -447,7 +447,7 @@ class MM1ForConditionalGeneration(
         # A batch of text from a collator may bring a tensor of no tiles: nothing to encode, nothing
         # to repeat for beams.
         pixel_values = kwargs.get("pixel_values")
-        if pixel_values is not None and not len(pixel_values):
+        if pixel_values is not None and pixel_values.shape[0] == 0:
             del kwargs["pixel_values"]
         return super().generate(*args, **kwargs)
 

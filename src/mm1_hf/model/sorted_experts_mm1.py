@@ -67,8 +67,8 @@ def sorted_mm_experts_forward(
 def _is_plain(experts: nn.Module, *tensors: torch.Tensor) -> bool:
     """Whether this is a CPU without anything that has to see through the loop."""
     return (
-        len(tensors[0]) > 0
-        and not torch.compiler.is_compiling()
+        not torch.compiler.is_compiling()
+        and tensors[0].shape[0] > 0
         and not getattr(experts, "_is_expert_parallel", False)
         and getattr(getattr(experts, "config", None), "hidden_act", None) == "silu"
         and all(

@@ -216,7 +216,7 @@ class MM1VisionModel(MM1PreTrainedModel):
         patches = self.patch_embedding(pixel_values.to(self.patch_embedding.weight.dtype))
         hidden_states = patches.flatten(2).transpose(1, 2)  # (N, P, D)
         if self.config.use_class_token:
-            class_token = self.class_embedding.expand(len(hidden_states), 1, -1)
+            class_token = self.class_embedding.expand(hidden_states.shape[0], 1, -1)
             hidden_states = torch.cat([class_token, hidden_states], dim=1)  # (N, S, D)
         hidden_states = self.pre_layernorm(hidden_states + self._positions(grid))
         for layer in self.layers:
