@@ -7,6 +7,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 # One thread per test process, two processes: what two cores can use without quarrelling.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
 HARNESSES := .cache/harnesses
+UPSTREAM := .cache/transformers-tests
+QUANTISERS := .cache/quantisers
 OLDEST := .cache/transformers-5.19.0
 # Tests whose outcome does not depend on the version of transformers: once is enough.
 NO_TRANSFORMERS := $(foreach name,contracts demo grounding video docs planning/test_memory.py \
@@ -15,7 +17,7 @@ NO_TRANSFORMERS := $(foreach name,contracts demo grounding video docs planning/t
 	--ignore=tests/$(name))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types layers unit slow oldest docs examples harnesses format clean
+.PHONY: help demo test lint types layers unit slow oldest docs examples harnesses upstream quantised format clean
 
 help:
 	@echo "make demo      train a small MM1 on real handwritten digits (about 10 minutes)"
@@ -62,6 +64,14 @@ examples: $(VENV)/.test
 harnesses: $(HARNESSES)/.done
 	OMP_NUM_THREADS=1 $(HARNESSES)/bin/python -m pytest -q tests/evaluation/adapters
 
+# transformers' own test mixins, from its source distribution, on our classes.
+upstream: $(VENV)/.test $(UPSTREAM)/.done
+	MM1_TRANSFORMERS_TESTS=$(UPSTREAM)/transformers-5.23.0 PYTHONPATH=$(UPSTREAM)/extra \
+		$(PYTEST) tests/common/test_upstream.py
+
+quantised: $(VENV)/.test $(QUANTISERS)/.done
+	PYTHONPATH=$(QUANTISERS) $(PYTEST) tests/quantisation
+
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
@@ -100,4 +110,16 @@ $(HARNESSES)/.done: pyproject.toml constraints.txt
 	$(HARNESSES)/bin/python -m pip install -qq --no-compile -c $(HARNESSES)/constraints.txt \
 		-e '.[eval,lmms]' pytest pytest-xdist hypothesis
 	$(HARNESSES)/bin/python -m pip uninstall -qq -y torchvision
+	@touch $@
+
+$(UPSTREAM)/.done: | $(VENV)/.test
+	rm -rf $(UPSTREAM)
+	$(PIP) download --no-deps --no-binary :all: -d $(UPSTREAM) transformers==5.23.0
+	tar xf $(UPSTREAM)/transformers-5.23.0.tar.gz -C $(UPSTREAM)
+	$(PIP) install --no-deps --target $(UPSTREAM)/extra parameterized
+	@touch $@
+
+$(QUANTISERS)/.done: | $(VENV)/.test
+	rm -rf $(QUANTISERS)
+	$(PIP) install --no-deps --target $(QUANTISERS) torchao==0.18.0 bitsandbytes==0.50.2
 	@touch $@
