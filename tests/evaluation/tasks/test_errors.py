@@ -4,7 +4,8 @@ import pytest
 
 from mm1_hf.evaluation.tasks import TASKS, get_task
 
-from .published import HUB_ROWS, RELEASES, save_json
+from .published import HUB_ROWS, save_json
+from .releases import RELEASES
 
 ANSWER_FIELDS = ("answer", "answers", "annotations_captions", "caption_str")
 WRITERS = {write.__name__: write for _, write in RELEASES}

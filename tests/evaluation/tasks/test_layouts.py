@@ -7,7 +7,8 @@ from PIL import Image
 
 from mm1_hf.evaluation.tasks import TASKS
 
-from .published import HUB_ROWS, RELEASES, encoded, save_parquet
+from .published import HUB_ROWS, encoded, save_parquet
+from .releases import RELEASES
 
 # How the Hub calls the split that is read by default.
 HUB_SPLITS = {
