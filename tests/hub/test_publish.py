@@ -1,187 +1,285 @@
-import json
-import os
-import subprocess
-import sys
-import textwrap
+"""What is published is complete, was tried out, and replaces what was there all at once."""
 
-import numpy as np
+import json
+import sys
+
 import pytest
 import torch
 from PIL import Image
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-from transformers import CLIPVisionConfig, LlamaConfig, PreTrainedTokenizerFast
 
-from mm1_hf import (
-    MM1Config,
-    MM1ConnectorConfig,
-    MM1ForCausalLM,
-    MM1ForConditionalGeneration,
-    MM1Processor,
-    MM1TextConfig,
-    MM1VisionConfig,
-)
-from mm1_hf.hub import publish_to_folder
+from mm1_hf import MM1ForCausalLM
+from mm1_hf.hub import publish, publish_to_folder
+from mm1_hf.hub import publish as publish_function
+from mm1_hf.hub.clean_process import Answer, answer_here, differences, make_prompt
+from mm1_hf.model.connectors_mm1 import CONNECTORS, AveragePool
 
-pytestmark = pytest.mark.slow
+from . import small_models
 
-VISION = {
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "image_size": 28,
-    "patch_size": 7,
-}
-TEXT = {
-    "vocab_size": 300,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-}
-SPARSE_TEXT = {**TEXT, "num_experts": 4, "moe_every_n_layers": 2}
+PUBLISH = sys.modules[publish_function.__module__]
+MY_CONNECTOR = """
+from mm1_hf.model.connectors_mm1 import CONNECTORS, AveragePool
 
-# Runs where mm1_hf cannot be imported, and writes what it computed.
-STRANGER = textwrap.dedent("""
-    import json, sys
+class Mine(AveragePool):
+    pass
 
-    class Absent:
-        def find_spec(self, name, path=None, target=None):
-            if name.split(".")[0] == "mm1_hf":
-                raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-    sys.meta_path.insert(0, Absent())
-    import torch
-    from PIL import Image
-    import transformers as tf
-
-    folder, picture = sys.argv[1:]
-    trust = {"trust_remote_code": True}
-    model = tf.AutoModelForImageTextToText.from_pretrained(folder, **trust).eval()
-    processor = tf.AutoProcessor.from_pretrained(folder, **trust)
-    image_processor = tf.AutoImageProcessor.from_pretrained(folder, **trust)
-    base = tf.AutoModel.from_pretrained(folder, **trust)
-    inputs = processor(text="a <image> b", images=Image.open(picture), return_tensors="pt")
-    with torch.no_grad():
-        logits = model(**inputs).logits
-    pipe = tf.pipeline("image-text-to-text", model=model, processor=processor)
-    assert not any(name.split(".")[0] == "mm1_hf" for name in sys.modules)
-    print(json.dumps({
-        "config": type(tf.AutoConfig.from_pretrained(folder, **trust)).__name__,
-        "base": type(base).__name__,
-        "image_processor": type(image_processor).__name__,
-        "input_ids": inputs["input_ids"].tolist(),
-        "pixel_sum": inputs["pixel_values"].double().sum().item(),
-        "logits": logits.tolist(),
-    }))
-""")
-
-
-def make_tokenizer() -> PreTrainedTokenizerFast:
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.train_from_iterator(
-        ["a b c"],
-        trainers.BpeTrainer(
-            special_tokens=["<pad>", "</s>"],
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        ),
-    )
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>")
+CONNECTORS["mine"] = Mine
+"""
 
 
 @pytest.fixture
-def picture(tmp_path):
-    pixels = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "picture.png")
-    return tmp_path / "picture.png"
+def small(make_tokenizer):
+    return small_models.make("own", make_tokenizer)
 
 
-def run_stranger(folder, picture, tmp_path) -> dict:
-    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules")}
-    result = subprocess.run(
-        [sys.executable, "-c", STRANGER, str(folder), str(picture)],
-        capture_output=True,
-        text=True,
-        env=environment,
-        cwd=tmp_path,
-        timeout=300,
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
-    return json.loads(result.stdout.strip().splitlines()[-1])
+@pytest.fixture
+def not_rehearsed(monkeypatch):
+    """For tests of everything else: the clean process takes seconds."""
+    monkeypatch.setattr(PUBLISH, "rehearse", lambda *args, **kwargs: None)
 
 
-PARTS = {
-    "own parts": (MM1VisionConfig(**VISION), MM1TextConfig(**TEXT)),
-    "sparse": (MM1VisionConfig(**VISION), MM1TextConfig(**SPARSE_TEXT)),
-    "foreign parts": (CLIPVisionConfig(**VISION), LlamaConfig(**TEXT)),
-}
+def write(path, content) -> None:
+    path.write_text(json.dumps(content))
 
 
-@pytest.mark.parametrize("parts", PARTS.values(), ids=list(PARTS))
-def test_a_published_folder_answers_alike_where_the_package_is_absent(parts, picture, tmp_path):
-    tokenizer = make_tokenizer()
-    model = MM1ForConditionalGeneration.from_parts(
-        vision=parts[0],
-        text=parts[1],
-        connector=MM1ConnectorConfig(hidden_size=16, num_image_tokens=4),
-        tokenizer=tokenizer,
-    ).eval()
-    processor = MM1Processor.from_parts(tokenizer=tokenizer, config=model.config, tiling="static")
-    folder = publish_to_folder(model=model, processor=processor, folder=tmp_path / "published")
-
-    answer = run_stranger(folder, picture, tmp_path)
-
-    inputs = processor(text="a <image> b", images=Image.open(picture), return_tensors="pt")
-    with torch.no_grad():
-        logits = model(**inputs).logits
-    assert answer["config"] == "MM1Config"
-    assert answer["base"] == "MM1Model"
-    assert answer["image_processor"].startswith("MM1ImageProcessor")
-    assert answer["input_ids"] == inputs["input_ids"].tolist()
-    assert answer["pixel_sum"] == inputs["pixel_values"].double().sum().item()
-    torch.testing.assert_close(torch.tensor(answer["logits"]), logits, rtol=0, atol=1e-6)
+# Writing a folder.
 
 
-def test_only_safetensors_and_code_are_written(tmp_path):
-    model = MM1ForCausalLM(MM1TextConfig(**TEXT))
+def test_only_safetensors_and_code_are_written(small, tmp_path):
     folder = publish_to_folder(
-        model=model, processor=None, folder=tmp_path / "text", max_shard_size="50KB"
+        model=small.model, processor=small.processor, folder=tmp_path / "x", max_shard_size="50KB"
     )
-    suffixes = {file.suffix for file in folder.iterdir()}
-    assert suffixes == {".json", ".py", ".safetensors"}
+    assert {file.suffix for file in folder.iterdir()} == {".json", ".jinja", ".py", ".safetensors"}
     assert len(list(folder.glob("*.safetensors"))) > 1
 
 
-def test_publishing_again_replaces_the_older_model(tmp_path):
+def test_publishing_again_replaces_the_older_model(make_tokenizer, tmp_path):
     for seed in (1, 2):
         torch.manual_seed(seed)
-        model = MM1ForCausalLM(MM1TextConfig(**TEXT))
-        folder = publish_to_folder(model=model, processor=None, folder=tmp_path / "text")
+        model, tokenizer = small_models.make_decoder(make_tokenizer)
+        folder = publish_to_folder(model=model, processor=tokenizer, folder=tmp_path / "text")
     loaded = MM1ForCausalLM.from_pretrained(folder)
     torch.testing.assert_close(loaded.lm_head.weight, model.lm_head.weight)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["text"]
 
 
-def test_a_folder_with_other_files_is_not_overwritten(tmp_path):
+@pytest.mark.parametrize("way", [publish, publish_to_folder])
+def test_a_folder_with_other_files_is_not_overwritten(way, small, tmp_path):
     (tmp_path / "letters.txt").write_text("keep me")
+    source = {"source": small.model} if way is publish else {"model": small.model}
     with pytest.raises(FileExistsError, match="not overwritten"):
-        publish_to_folder(
-            model=MM1ForCausalLM(MM1TextConfig(**TEXT)), processor=None, folder=tmp_path
-        )
+        way(**source, processor=small.processor, folder=tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["letters.txt"]
 
 
-def test_a_model_that_sees_needs_its_processor(tmp_path):
-    config = MM1Config(
-        vision_config=VISION,
-        text_config=TEXT,
-        connector_config={"hidden_size": 16, "num_image_tokens": 4},
-    )
+@pytest.mark.parametrize("way", [publish, publish_to_folder])
+def test_a_model_that_sees_needs_its_processor(way, small, tmp_path):
+    source = {"source": small.model} if way is publish else {"model": small.model}
     with pytest.raises(ValueError, match="processor="):
-        publish_to_folder(
-            model=MM1ForConditionalGeneration(config), processor=None, folder=tmp_path / "x"
-        )
+        way(**source, processor=None, folder=tmp_path / "x")
     assert not (tmp_path / "x").exists()
+
+
+# Publishing.
+
+
+@pytest.mark.slow
+def test_a_run_is_published_with_its_card_after_a_rehearsal(small, tmp_path):
+    run = tmp_path / "run"
+    small.model.generation_config.repetition_penalty = 1.25
+    small.model.save_pretrained(run)
+    small.processor.save_pretrained(run)
+    (run / "optimizer.pt").write_bytes(b"state")
+    write(run / "recipe.json", {"base": "mm1-sft", "steps": 10})
+    write(run / "results.json", {"task": "vqav2", "figures": {"accuracy": {"value": 0.5}}})
+    Image.new("RGB", (4, 4)).save(tmp_path / "curve.png")
+
+    published = publish(
+        run, folder=tmp_path / "out", license="mit", include=[tmp_path / "curve.png"]
+    )
+
+    found = {file.name for file in (tmp_path / "out").iterdir()}
+    assert found == set(published.files) and "optimizer.pt" not in found
+    assert {"README.md", "curve.png", "modeling_mm1.py", "generation_config.json"} <= found
+    settings = json.loads((tmp_path / "out" / "generation_config.json").read_text())
+    assert settings["repetition_penalty"] == 1.25
+    for told in ("license: mit", "`mm1-sft`", "vqav2", "model-index", "repetition_penalty 1.25"):
+        assert told in published.card, told
+
+
+@pytest.mark.slow
+def test_a_decoder_is_published_with_its_tokenizer(make_tokenizer, tmp_path):
+    model, tokenizer = small_models.make_decoder(make_tokenizer)
+    published = publish(model, processor=tokenizer, folder=tmp_path / "out")
+    assert "tokenizer.json" in published.files
+    assert "AutoModelForCausalLM" in published.card and "text-generation" in published.card
+
+
+def test_a_decoder_without_a_tokenizer_is_asked_by_token_ids(make_tokenizer):
+    model, _ = small_models.make_decoder(make_tokenizer)
+    prompt = make_prompt(model.config, None)
+    answer = answer_here(model, None, prompt)
+    assert prompt.input_ids is not None and set(answer) == {
+        "input.input_ids",
+        "input.attention_mask",
+        "logits",
+        "tokens",
+    }
+
+
+@pytest.mark.slow
+def test_a_connector_of_ones_own_is_refused_and_can_be_brought(
+    make_tokenizer, tmp_path, monkeypatch
+):
+    (tmp_path / "my_connector_of_this_test.py").write_text(MY_CONNECTOR)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+    name = "my_connector_of_this_test"
+    monkeypatch.setitem(CONNECTORS, "mine", AveragePool)  # taken away again after the test
+    __import__(name)
+    small = small_models.make("own", make_tokenizer, connector_type="mine")
+
+    with pytest.raises(ValueError, match=r"model\.connector\.projector is a Mine") as refusal:
+        publish(small.model, processor=small.processor, folder=tmp_path / "out")
+    assert f"requires=['{name}']" in str(refusal.value) and "--import" in str(refusal.value)
+    with pytest.raises(ValueError, match="remote_code=False"):
+        publish(small.model, processor=small.processor, folder=tmp_path / "out", requires=[name])
+    assert not (tmp_path / "out").exists()
+
+    published = publish(
+        small.model,
+        processor=small.processor,
+        folder=tmp_path / "out",
+        remote_code=False,
+        requires=[name],
+    )
+    assert f"import mm1_hf\nimport {name}\n" in published.card
+    assert not any(file.endswith(".py") for file in published.files)
+
+
+def test_prose_is_kept_when_publishing_again(small, tmp_path, not_rehearsed):
+    for changed in (False, True):
+        published = publish(small.model, processor=small.processor, folder=tmp_path / "out")
+        card = tmp_path / "out" / "README.md"
+        assert ("For reading digits." in published.card) == changed
+        card.write_text(card.read_text().replace("Write here", "For reading digits. Write here"))
+
+
+def test_a_dry_run_replaces_nothing(small, tmp_path, not_rehearsed):
+    published = publish(
+        small.model, processor=small.processor, folder=tmp_path / "out", dry_run=True
+    )
+    assert published.folder is None and "model.safetensors" in published.files
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_must_stay_private_is_refused_before_anything_is_replaced(
+    small, tmp_path, not_rehearsed
+):
+    folder = tmp_path / "out"
+    publish(small.model, processor=small.processor, folder=folder)
+    before = (folder / "config.json").read_bytes()
+    (tmp_path / "notes.txt").write_text("token hf_" + "a1" * 17)
+    # The Hub's name of a part, or the folder that it was loaded from.
+    small.model.config.vision_config.my_path = "/".join(["", "home", "ada", "tower"])
+    with pytest.raises(ValueError, match="2 problems") as refusal:
+        publish(
+            small.model,
+            processor=small.processor,
+            folder=folder,
+            include=[tmp_path / "notes.txt"],
+        )
+    assert "notes.txt:1" in str(refusal.value) and "vision_config.my_path" in str(refusal.value)
+    assert (folder / "config.json").read_bytes() == before
+    assert not (folder / "notes.txt").exists()
+
+
+@pytest.mark.parametrize("kept", ["optimizer.pt", "checkpoint-500/model.safetensors"])
+def test_the_folder_of_a_run_is_never_replaced(small, tmp_path, not_rehearsed, kept):
+    small.model.save_pretrained(tmp_path / "run")
+    small.processor.save_pretrained(tmp_path / "run")
+    (tmp_path / "run" / kept).parent.mkdir(exist_ok=True)
+    (tmp_path / "run" / kept).write_bytes(b"weeks of work")
+    with pytest.raises(FileExistsError, match="holds a run"):
+        publish(tmp_path / "run", folder=tmp_path / "run")
+    assert (tmp_path / "run" / kept).read_bytes() == b"weeks of work"
+
+
+@pytest.mark.parametrize("name", ["config.json", "README.md", "tiling_mm1.py"])
+def test_what_is_written_anyway_cannot_be_included(small, tmp_path, not_rehearsed, name):
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(ValueError, match="Rename it"):
+        publish(
+            small.model,
+            processor=small.processor,
+            folder=tmp_path / "out",
+            include=[tmp_path / name],
+        )
+
+
+def test_a_checkpoint_that_lacks_weights_is_refused(small, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    small.model.save_pretrained(tmp_path / "run")
+    small.processor.save_pretrained(tmp_path / "run")
+    file = tmp_path / "run" / "model.safetensors"
+    tensors = {n: t for n, t in load_file(file).items() if "connector" not in n}
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"lacks \d+ weights.*mm1 doctor"):
+        publish(tmp_path / "run", folder=tmp_path / "out")
+
+
+def test_there_must_be_a_place_to_publish_to(small):
+    with pytest.raises(ValueError, match="repo_id=, folder= or both"):
+        publish(small.model, processor=small.processor)
+
+
+# The rehearsal's verdict, without its process.
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (Answer({}, {"AutoModel": "ImportError: no module"}, output="the trace"), "- AutoModel: I"),
+        (Answer({}, {}, {}), "logits has shape None"),
+    ],
+)
+def test_a_folder_that_does_not_work_elsewhere_is_not_published(
+    small, tmp_path, monkeypatch, answer, told
+):
+    import mm1_hf.hub.rehearsal as rehearsal
+
+    monkeypatch.setattr(rehearsal, "ask_stranger", lambda *args, **kwargs: answer)
+    with pytest.raises(ValueError, match="Nothing was published") as error:
+        publish(small.model, processor=small.processor, folder=tmp_path / "out")
+    assert told in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_differences_are_told_by_name():
+    here = {
+        "input.pixel_values": torch.ones(2, 3),
+        "logits": torch.tensor([[1.0, -4.0]]),
+        "tokens": torch.tensor([[1, 2]]),
+    }
+    assert differences(here, dict(here)) == []
+    assert differences(here, here | {"logits": here["logits"] + 1e-5}) == []
+    told = differences(here, here | {"logits": here["logits"] + 0.01})
+    assert told == ["logits differ by 2.5e-03 of the largest one"]
+    broken = here | {"logits": here["logits"] * float("nan")}
+    assert differences(here, broken) and differences(here, broken, tolerance=1.0)
+    assert "1 of 2 values" in differences(here, here | {"tokens": torch.tensor([[1, 3]])})[0]
+    assert (
+        "1 of 6 values"
+        in differences(
+            here,
+            here
+            | {
+                "input.pixel_values": here["input.pixel_values"].index_put(
+                    (torch.tensor(0), torch.tensor(0)), torch.tensor(2.0)
+                )
+            },
+        )[0]
+    )
+    assert differences(here, here | {"input.extra": torch.ones(1)}) == ["input.extra is new"]
+    loose = here | {"tokens": torch.tensor([[1, 3]]), "logits": here["logits"] + 0.01}
+    assert differences(here, loose, tolerance=2e-2) == []
