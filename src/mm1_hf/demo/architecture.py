@@ -28,26 +28,33 @@ TEXT_INITIALIZER_RANGE = 0.06
 _LONGEST_CAPTION = 32
 
 
-def clip_config(tokenizer: PreTrainedTokenizerFast) -> CLIPConfig:
+def clip_config(
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    width: int = WIDTH,
+    layers: int = LAYERS,
+    tile_side: int = TILE_SIDE,
+    patch_size: int = PATCH_SIZE,
+) -> CLIPConfig:
     """A CLIP model with the encoder's shape and half of it for the captions."""
     return CLIPConfig(
         vision_config={
-            "hidden_size": WIDTH,
-            "intermediate_size": 4 * WIDTH,
-            "num_hidden_layers": LAYERS,
+            "hidden_size": width,
+            "intermediate_size": 4 * width,
+            "num_hidden_layers": layers,
             "num_attention_heads": HEADS,
-            "image_size": TILE_SIDE,
-            "patch_size": PATCH_SIZE,
+            "image_size": tile_side,
+            "patch_size": patch_size,
         },
         text_config={
-            "hidden_size": WIDTH // 2,
-            "intermediate_size": 2 * WIDTH,
-            "num_hidden_layers": LAYERS // 2,
+            "hidden_size": width // 2,
+            "intermediate_size": 2 * width,
+            "num_hidden_layers": layers // 2,
             "num_attention_heads": HEADS,
             "max_position_embeddings": _LONGEST_CAPTION,
-            **_vocabulary(tokenizer),
+            **vocabulary(tokenizer),
         },
-        projection_dim=WIDTH // 2,
+        projection_dim=width // 2,
     )
 
 
@@ -73,13 +80,14 @@ def compose(
             max_position_embeddings=512,
             tie_word_embeddings=True,
             initializer_range=TEXT_INITIALIZER_RANGE,
-            **_vocabulary(tokenizer),
+            **vocabulary(tokenizer),
         ),
         tokenizer=tokenizer,
     )
 
 
-def _vocabulary(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+def vocabulary(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+    """What a text configuration has to know of the tokenizer."""
     return {
         "vocab_size": len(tokenizer),
         "pad_token_id": tokenizer.pad_token_id,

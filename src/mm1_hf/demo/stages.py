@@ -85,7 +85,7 @@ def train_encoder(
 ) -> TrainedEncoder:
     """Train a CLIP model on pictures and captions, and convert its tower."""
     clip = CLIPModel(clip_config(tokenizer))
-    losses = _train(
+    losses = train_stage(
         clip,
         _dataset(lambda rng: caption_document(painter, rng), schedule, seed=seed),
         ContrastiveCollator(
@@ -110,7 +110,7 @@ def pretrain(
     rate = schedule.learning_rate
     if rate is None:
         rate = learning_rate(non_embedding_parameters(model))
-    return _train(
+    return train_stage(
         model,
         _dataset(PretrainingDocuments(painter), schedule, seed=seed),
         DocumentCollator(processor),
@@ -129,7 +129,7 @@ def finetune(
     seed: int,
 ) -> LossCurve:
     """Fine-tune on conversations; only the assistant's words are learned."""
-    return _train(
+    return train_stage(
         model,
         _dataset(Conversations(painter), schedule, seed=seed),
         ConversationCollator(processor),
@@ -142,7 +142,7 @@ def _dataset(make: Callable, schedule: Schedule, *, seed: int) -> Dataset:
     return Generated(make, length=schedule.steps * schedule.batch_size, seed=seed)
 
 
-def _train(
+def train_stage(
     model: nn.Module,
     dataset: Dataset,
     collator: Callable,

@@ -277,8 +277,27 @@ def _write(loaded: Loaded, folder: Path, *, remote_code: bool, max_shard_size: s
     loaded.model.save_pretrained(folder, max_shard_size=max_shard_size)
     if loaded.processor is not None:
         loaded.processor.save_pretrained(folder)
+    _forget_folders(folder / "config.json")
     if remote_code:
         _add_code(folder, model_type=loaded.model.config.model_type)
+
+
+def _forget_folders(file: Path) -> None:
+    """Drop the folders that parts were loaded from, which transformers keeps in configurations."""
+
+    def cleaned(entry: Any) -> Any:
+        if not isinstance(entry, dict):
+            return entry
+        origin = entry.get("_name_or_path")
+        here = isinstance(origin, str) and (Path(origin).is_absolute() or Path(origin).is_dir())
+        return {
+            name: cleaned(value)
+            for name, value in entry.items()
+            if not (here and name == "_name_or_path")
+        }
+
+    content = cleaned(json.loads(file.read_text(encoding="utf-8")))
+    file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _rehearse(loaded: Loaded, folder: Path, *, remote_code: bool, requires: Sequence[str]) -> None:

@@ -1,0 +1,1 @@
+"""MM1's ablations at small scale: real handwritten digits, two cores, tens of minutes."""
