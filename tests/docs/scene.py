@@ -1,5 +1,6 @@
 """What pages take for granted: small models, pictures, folders under the names that they use."""
 
+import shutil
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -24,9 +25,11 @@ from mm1_hf import (
     MM1VisionConfig,
 )
 from mm1_hf.data import MM1Collator, PackedDataset
+from mm1_hf.evaluation.tasks import get_task
 from mm1_hf.training import pretrain
 
 from ..data.small_corpus import open_mixture, write_corpus
+from ..evaluation.tasks.published import docvqa_rows, save_parquet, vqav2_rows
 
 SIZES = {
     "hidden_size": 32,
@@ -34,6 +37,7 @@ SIZES = {
     "num_hidden_layers": 2,
     "num_attention_heads": 2,
 }
+NUM_QUESTIONS = 6
 TOWER, DECODER = "apple/DFN5B-CLIP-ViT-H-14-378", "HuggingFaceTB/SmolLM2-135M"
 
 ROUTER_LOG = {
@@ -80,6 +84,12 @@ class Scene:
             "arguments": self.arguments,
             "collator": lambda: MM1Collator(self.processor()),
             "trainer": self.trainer,
+            "few_examples": lambda: get_task("vqav2").read(vqav2_rows(4)),
+            "answers": lambda: ["a"] * NUM_QUESTIONS,
+            "tiles": lambda: torch.zeros(3, 3, 28, 28),
+            "inputs": lambda: self.processor()(
+                text="<image> A photo of", images=picture(), return_tensors="pt"
+            ),
             "recipe": pretrain,
             "dataset": self.dataset,
         }
@@ -90,6 +100,9 @@ class Scene:
             "photo.jpg": lambda folder: picture().save(folder / "photo.jpg"),
             "second.png": lambda folder: picture(2).save(folder / "second.png"),
             "clip.mp4": write_video,
+            "data/vqav2": lambda folder: write_benchmark(folder / "data/vqav2", vqav2_rows),
+            "data/docvqa": lambda folder: write_benchmark(folder / "data/docvqa", docvqa_rows),
+            "ada/my-mm1": lambda folder: shutil.copytree(self.checkpoint(), folder / "ada/my-mm1"),
         }
 
     def knows(self, name: str) -> bool:
@@ -175,6 +188,13 @@ def picture(seed: int = 0, *, height: int = 60, width: int = 80) -> Image.Image:
 
 def shot(seed: int) -> dict:
     return {"images": picture(seed), "question": "How many dots?", "answer": "Three."}
+
+
+def write_benchmark(folder: Path, rows: Callable[[int], list[dict]]) -> None:
+    """Both splits of a benchmark, as parquet files of the Hub's layout."""
+    folder.mkdir(parents=True)
+    for split in ("train", "val", "validation"):
+        save_parquet(folder / f"{split}-00000-of-00001.parquet", rows(NUM_QUESTIONS))
 
 
 def write_video(folder: Path) -> None:
