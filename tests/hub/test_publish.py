@@ -283,3 +283,15 @@ def test_differences_are_told_by_name():
     assert differences(here, here | {"input.extra": torch.ones(1)}) == ["input.extra is new"]
     loose = here | {"tokens": torch.tensor([[1, 3]]), "logits": here["logits"] + 0.01}
     assert differences(here, loose, tolerance=2e-2) == []
+
+
+def test_folders_that_parts_came_from_stay_private(small, tmp_path):
+    parts = small.model.config
+    parts.vision_config.name_or_path = str(tmp_path / "tower")
+    parts.text_config.name_or_path = "ada/decoder"
+    folder = publish_to_folder(
+        model=small.model, processor=small.processor, folder=tmp_path / "published"
+    )
+    written = json.loads((folder / "config.json").read_text())
+    assert "_name_or_path" not in written["vision_config"]
+    assert written["text_config"]["_name_or_path"] == "ada/decoder", "an id of the Hub tells readers"
