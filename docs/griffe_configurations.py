@@ -1,8 +1,8 @@
 """Shows the fields of a configuration with their types and defaults, as a call would take them.
 
 transformers makes a dataclass of every configuration class where no reader of source text can see
-it: the decorator is huggingface_hub's `strict`. This extension of Griffe, which reads the source for
-the reference, gives such classes the `__init__` that they have at run time.
+it: the decorator is huggingface_hub's `strict`. This extension of Griffe, which reads the source
+for the reference, gives such classes the `__init__` that they have at run time.
 """
 
 import griffe

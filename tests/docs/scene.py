@@ -176,7 +176,13 @@ class Scene:
         )
 
     def trainer(self) -> Trainer:
-        trainer = Trainer(self.model(), self.arguments())
+        trainer = Trainer(
+            self.model(),
+            self.arguments(),
+            train_dataset=self.dataset(),
+            data_collator=MM1Collator(self.processor()),
+            processing_class=self.processor(),
+        )
         trainer.state.log_history.append(ROUTER_LOG)
         return trainer
 

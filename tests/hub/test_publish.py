@@ -294,4 +294,4 @@ def test_folders_that_parts_came_from_stay_private(small, tmp_path):
     )
     written = json.loads((folder / "config.json").read_text())
     assert "_name_or_path" not in written["vision_config"]
-    assert written["text_config"]["_name_or_path"] == "ada/decoder", "an id of the Hub tells readers"
+    assert written["text_config"]["_name_or_path"] == "ada/decoder", "readers may know"

@@ -53,11 +53,12 @@ def _with_borders(picture: Image.Image, plan: Any, *, height: int) -> Image.Imag
     """The picture at the height of the drawing, with a numbered frame for each cut tile."""
     scale = height / picture.height
     small = picture.resize((max(1, round(picture.width * scale)), height), Image.Resampling.LANCZOS)
-    views = [view for view in tile_views(plan) if view.kind == "tile" and view.visible is not None]
-    if len(views) == 1:
-        return small
-    boxes = [_scaled(view.visible, scale) for view in views]
-    return draw_regions(small, boxes, labels=[str(view.index) for view in views])
+    boxes = {
+        str(view.index): _scaled(view.visible, scale)
+        for view in tile_views(plan)
+        if view.kind == "tile" and view.visible is not None
+    }
+    return small if len(boxes) == 1 else draw_regions(small, [*boxes.values()], labels=[*boxes])
 
 
 def _scaled(box: Box, scale: float) -> Box:
