@@ -129,7 +129,7 @@ def render_page(results: dict[str, Any], benchmarks: list[Benchmark]) -> str:
 
 
 def _origin(benchmark: Benchmark, result: dict[str, Any]) -> str:
-    machine = ", ".join(str(value) for value in result.get("machine", {}).values())
+    machine = ", ".join(f"{name} {value}" for name, value in result["machine"].items())
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     quick = " --quick" if result.get("quick") else ""
     return (
