@@ -1,3 +1,4 @@
+import importlib
 import importlib.metadata
 import inspect
 import re
@@ -50,3 +51,25 @@ def test_every_part_of_the_model_has_a_page_in_the_reference(root, package):
         p for p in parts if not any(s == p or s.startswith(p + ".") for s in shown)
     )
     assert not undocumented, f"docs/reference/ has no '::: …' for {undocumented}"
+
+
+def _packages(package):
+    """Every module of the project that names what is public in it."""
+    for file in sorted(package.rglob("*.py")):
+        parts = file.relative_to(package.parent).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        if "__all__" in file.read_text(encoding="utf-8") and name != "mm1_hf":
+            yield name
+
+
+def test_every_public_name_of_every_package_says_what_it_is(package):
+    silent = []
+    for name in _packages(package):
+        module = importlib.import_module(name)
+        for public in module.__all__:
+            value = getattr(module, public)
+            if inspect.isclass(value) or inspect.isroutine(value):
+                documented = inspect.getdoc(value) or ""
+                if not documented or documented.startswith(f"{public}("):
+                    silent.append(f"{name}.{public}")
+    assert silent == []
