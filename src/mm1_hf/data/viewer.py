@@ -5,12 +5,8 @@ label or boundary shows. It holds no script, loads nothing, and forbids both to 
 text of the web stays text.
 """
 
-import base64
-import io
 from collections.abc import Iterable, Iterator, Sequence
-from html import escape
 from itertools import groupby, islice, pairwise
-from string import Template
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -18,44 +14,12 @@ from PIL import Image as PILImage
 
 from mm1_hf.data.collators import IGNORED
 from mm1_hf.data.dataset import PackedDataset, PackItem
+from mm1_hf.data.html_page import html_page, html_picture, html_text
 from mm1_hf.data.pack_plan import Pack, PackPlan, Piece
 from mm1_hf.data.viewer_style import STYLE
 
 if TYPE_CHECKING:
     from mm1_hf.model.processing_mm1 import MM1Processor
-
-# PNG is exact but several times larger; on photographs nobody sees the difference. Our choice.
-_LARGEST_PNG_SIDE = 64
-_JPEG_QUALITY = 90
-
-# Control characters have no shape of their own, and some are not allowed in HTML.
-_CONTROL_PICTURES = {code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\n\t"}
-_CONTROL_PICTURES[0x7F] = "\u2421"
-
-_PAGE = Template(
-    """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" \
-content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>$title</title>
-<style>
-$style</style>
-</head>
-<body>
-<main>
-<h1>$title</h1>
-$legend
-$sources
-$packs
-</main>
-</body>
-</html>
-"""
-)
 
 _LEGEND = """<ul class="legend">
 <li><i class="key loss"></i><mark>text with loss</mark>: the model has to predict it</li>
@@ -134,13 +98,7 @@ def render_page(dataset: PackedDataset, packs: Iterable[int], *, title: str = "P
         for index, item in zip(indices, items, strict=True)
     ]
     parts = [_render_pack(view, dataset.plan, dataset.processor) for view in views]
-    return _PAGE.substitute(
-        title=_escape(title),
-        style=STYLE,
-        legend=_LEGEND,
-        sources=_render_sources(dataset.plan),
-        packs="\n".join(parts),
-    )
+    return html_page(title, [_LEGEND, _render_sources(dataset.plan), *parts], style=STYLE)
 
 
 def read_runs(
@@ -201,28 +159,11 @@ def tile_pictures(pixel_values: np.ndarray, image_processor: Any) -> list[str]:
         if image_processor.do_rescale:
             tiles = tiles / image_processor.rescale_factor
         tiles = tiles.round().clip(0, 255).astype(np.uint8)
-    return [_data_uri(PILImage.fromarray(tile)) for tile in tiles.transpose(0, 2, 3, 1)]
-
-
-def _data_uri(picture: PILImage.Image) -> str:
-    file = io.BytesIO()
-    if max(picture.size) <= _LARGEST_PNG_SIDE:
-        kind = "png"
-        picture.save(file, "PNG")
-    else:
-        kind = "jpeg"
-        picture.save(file, "JPEG", quality=_JPEG_QUALITY)
-    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
+    return [html_picture(PILImage.fromarray(tile)) for tile in tiles.transpose(0, 2, 3, 1)]
 
 
 def _decode(tokenizer: Any, ids: list[int]) -> str:
     return tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-
-
-def _escape(text: str) -> str:
-    """Text for HTML; keys of damaged archives may hold what UTF-8 cannot."""
-    encodable = text.encode("utf-8", "replace").decode("utf-8")
-    return escape(encodable.translate(_CONTROL_PICTURES))
 
 
 def _number(count: int, noun: str) -> str:
@@ -330,8 +271,8 @@ def _render_document(document: _Document, images: Iterator[list[str]], per_tile:
         facts.append(f"document {origin.document:,} of its source, from its token {origin.start:,}")
     return "\n".join(
         [
-            f'<article><header><h3><span class="source">{_escape(document.source)}</span> '
-            f"<code>{_escape(document.key)}</code></h3>"
+            f'<article><header><h3><span class="source">{html_text(document.source)}</span> '
+            f"<code>{html_text(document.key)}</code></h3>"
             f'<p class="facts">{" · ".join(facts)}</p></header>',
             *_render_runs(document.runs, images, per_tile),
             "</article>",
@@ -393,10 +334,10 @@ def _render_text(run: Run) -> str:
     if run.kind in ("special", "marker"):
         count = run.stop - run.start
         times = f" ×{count}" if count > 1 else ""
-        return f'<{tag} class="chip" dir="ltr">{_escape(run.text)}{times}</{tag}>'
+        return f'<{tag} class="chip" dir="ltr">{html_text(run.text)}{times}</{tag}>'
     if not run.text:
         return f'<{tag} class="chip" dir="ltr">⟨part of a character⟩</{tag}>'
-    return f'<{tag} class="{_colour(run)}">{_escape(run.text)}</{tag}>'
+    return f'<{tag} class="{_colour(run)}">{html_text(run.text)}</{tag}>'
 
 
 def _render_skipped(view: PackView) -> str:
@@ -406,8 +347,8 @@ def _render_skipped(view: PackView) -> str:
     for record in view.skipped:
         image = record["place"][2]
         what = f"image {image} of document" if image >= 0 else "document"
-        named = f"<code>{_escape(record['key'])}</code> of {_escape(record['source'])}"
-        why = f"{_escape(record['reason'])}: {_escape(record['message'])}"
+        named = f"<code>{html_text(record['key'])}</code> of {html_text(record['source'])}"
+        why = f"{html_text(record['reason'])}: {html_text(record['message'])}"
         entries.append(f"<li>{what} {named}, {why}</li>")
     return f'<div class="note"><b>Left out</b><ul>{"".join(entries)}</ul></div>'
 
@@ -419,7 +360,7 @@ def _render_sources(plan: PackPlan) -> str:
     for name, entry in plan.report.items():
         cells = "".join(f"<td>{getattr(entry, count):,}</td>" for count in counts)
         share = f"<td>{plan.shares('tokens')[name]:.1%}</td>"
-        rows.append(f'<tr><th scope="row">{_escape(name)}</th>{cells}{share}</tr>')
+        rows.append(f'<tr><th scope="row">{html_text(name)}</th>{cells}{share}</tr>')
     heads = "".join(f'<th scope="col">{name}</th>' for name in ("source", *counts, "of tokens"))
     caption = f"The plan: {_number(len(plan), 'pack')}, {plan.efficiency:.1%} of all slots used"
     return (

@@ -1,8 +1,6 @@
 """Pictures of examples: decoded when they are shown, told apart by their content, kept small."""
 
-import base64
 import hashlib
-import io
 import os
 from collections import OrderedDict
 from pathlib import Path
@@ -10,13 +8,12 @@ from typing import Any, NamedTuple
 
 from PIL import Image as PILImage
 
+from mm1_hf.data.html_page import html_picture
 from mm1_hf.model.decoding_mm1 import open_image, to_rgb
 
 # Decoded pictures kept between batches, so that demonstrations are not decoded for each query. The
 # number is our choice: a thousand pictures of 400 x 600.
 CACHE_BYTES = 720 * 2**20
-_LARGEST_PNG_SIDE = 64
-_JPEG_QUALITY = 80
 
 
 class Shown(NamedTuple):
@@ -97,14 +94,7 @@ def _num_bytes(shown: Shown) -> int:
 
 
 def thumbnail(picture: PILImage.Image, *, side: int) -> str:
-    """A small copy as a data URI: PNG where it is tiny, JPEG else."""
+    """A small copy as a data URI."""
     picture = picture.copy()
     picture.thumbnail((side, side))
-    file = io.BytesIO()
-    if max(picture.size) <= _LARGEST_PNG_SIDE:
-        kind = "png"
-        picture.save(file, "PNG")
-    else:
-        kind = "jpeg"
-        picture.save(file, "JPEG", quality=_JPEG_QUALITY)
-    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
+    return html_picture(picture)

@@ -8,12 +8,11 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
-from html import escape
-from string import Template
 from typing import NamedTuple
 
 from PIL.Image import Image
 
+from mm1_hf.data.html_page import html_page, html_text
 from mm1_hf.data.viewer_style import STYLE
 from mm1_hf.evaluation.answers import Answer
 from mm1_hf.evaluation.contract import Example
@@ -29,44 +28,11 @@ MOST_SHOWN = 200
 _THUMBNAIL_SIDE = 320
 _MOST_TRUTHS = 10
 
-# Control characters have no shape of their own, and some are not allowed in HTML.
-_CONTROL_PICTURES = {code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\n\t"}
-_CONTROL_PICTURES[0x7F] = "\u2421"
-
 _VERDICTS = {"right": "✓ right", "part": "◐ partly right", "wrong": "✗ wrong"}
 _REASONS = {
     "unreadable": "Not asked, a picture cannot be decoded.",
     "too_long": "Not asked, the prompt is too long.",
 }
-
-_PAGE = Template(
-    """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" \
-content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>$title</title>
-<style>
-$style</style>
-</head>
-<body>
-<main>
-<h1>$title</h1>
-$figures
-$counts
-$filter
-<div class="answers">
-$answers
-</div>
-$settings
-</main>
-</body>
-</html>
-"""
-)
 
 
 class _Shown(NamedTuple):
@@ -105,15 +71,16 @@ def render_page(
     shown = _choose(examples, asked, most=most)
     cards = [_render_answer(one, questioner, demonstrations) for one in shown]
     title = f"{result.task}, {result.settings['num_shots']} shots"
-    return _PAGE.substitute(
-        title=_escape(title),
-        style=STYLE + ANSWERS_STYLE,
-        figures=_render_figures(result),
-        counts=_render_counts(result),
-        filter=_render_filter(shown, asked, seed=seed),
-        answers="\n".join(cards),
-        settings=_render_settings(result),
-    )
+    body = [
+        _render_figures(result),
+        _render_counts(result),
+        _render_filter(shown, asked, seed=seed),
+        '<div class="answers">',
+        *cards,
+        "</div>",
+        _render_settings(result),
+    ]
+    return html_page(title, body, style=STYLE + ANSWERS_STYLE)
 
 
 def _choose(examples: Sequence[Example], asked: SeedResult, *, most: int) -> list[_Shown]:
@@ -133,26 +100,26 @@ def _render_answer(one: _Shown, questioner: Questioner, demonstrations: Sequence
     answer, example = one.answer, one.example
     score = "" if one.verdict != "part" else f" ({one.score:.2f})"
     truths = Counter(example.answers).most_common()
-    told = [_escape(text) + (f" ×{count}" if count > 1 else "") for text, count in truths]
+    told = [html_text(text) + (f" ×{count}" if count > 1 else "") for text, count in truths]
     more = f" and {len(told) - _MOST_TRUTHS} more" if len(told) > _MOST_TRUTHS else ""
     rows = [("expected", " · ".join(told[:_MOST_TRUTHS]) + more or "<i>nothing given</i>")]
     if example.choices:
-        rows.append(("choices", " · ".join(map(_escape, example.choices))))
+        rows.append(("choices", " · ".join(map(html_text, example.choices))))
     if example.group is not None:
-        rows.append(("group", _escape(str(example.group))))
-    said = _escape(answer.text) or "<i>nothing</i>"
+        rows.append(("group", html_text(str(example.group))))
+    said = html_text(answer.text) or "<i>nothing</i>"
     if answer.ending == "length":
         said += " <i>… cut at the limit of tokens</i>"
     if answer.status == "answered":
         note = ""
     else:
-        reason = _escape(answer.reason or "")
+        reason = html_text(answer.reason or "")
         note = f'<p class="note"><b>{_REASONS[answer.status]}</b> {reason}</p>'
     facts = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in rows)
     return "\n".join(
         [
             f'<article class="{one.verdict}"><header><span class="verdict">'
-            f"{_VERDICTS[one.verdict]}{score}</span> <code>{_escape(answer.key)}</code></header>",
+            f"{_VERDICTS[one.verdict]}{score}</span> <code>{html_text(answer.key)}</code></header>",
             _render_prompt(example, questioner),
             note,
             f'<dl><dt>answer</dt><dd class="said">{said}</dd>{facts}</dl>',
@@ -171,7 +138,7 @@ def _render_prompt(example: Example, questioner: Questioner) -> str:
     return "".join(
         f'<img src="{thumbnail(segment, side=_THUMBNAIL_SIDE)}" alt="picture of the question">'
         if isinstance(segment, Image)
-        else f'<p class="text" dir="auto">{_escape(str(segment).strip())}</p>'
+        else f'<p class="text" dir="auto">{html_text(str(segment).strip())}</p>'
         for segment in segments
         if isinstance(segment, Image) or str(segment).strip()
     )
@@ -184,8 +151,8 @@ def _render_demonstrations(
         return ""
     chosen = [demonstrations[index] for index in answer.demonstrations]
     entries = "".join(
-        f"<li><code>{_escape(one.key)}</code> {_escape(one.question)} "
-        f"<b>{_escape(questioner.task.answer(one))}</b></li>"
+        f"<li><code>{html_text(one.key)}</code> {html_text(one.question)} "
+        f"<b>{html_text(questioner.task.answer(one))}</b></li>"
         for one in chosen
     )
     return f"<details><summary>{len(chosen)} demonstrations</summary><ol>{entries}</ol></details>"
@@ -193,7 +160,7 @@ def _render_demonstrations(
 
 def _render_figures(result: EvaluationResult) -> str:
     rows = "".join(
-        f'<tr><th scope="row">{_escape(name)}</th>{_cells(figure)}</tr>'
+        f'<tr><th scope="row">{html_text(name)}</th>{_cells(figure)}</tr>'
         for name, figure in result.figures.items()
     )
     heads = ("figure", "value", "standard error", "between seeds", "n")
@@ -240,7 +207,7 @@ def _render_filter(shown: Sequence[_Shown], asked: SeedResult, *, seed: int) -> 
 def _render_settings(result: EvaluationResult) -> str:
     named = {"source": result.source, **result.settings, **result.versions}
     rows = "".join(
-        f"<dt>{_escape(name)}</dt><dd>{_escape(_plain(value))}</dd>"
+        f"<dt>{html_text(name)}</dt><dd>{html_text(_plain(value))}</dd>"
         for name, value in named.items()
     )
     return f'<section class="settings"><h2>Settings</h2><dl>{rows}</dl></section>'
@@ -248,8 +215,3 @@ def _render_settings(result: EvaluationResult) -> str:
 
 def _plain(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def _escape(text: str) -> str:
-    encodable = text.encode("utf-8", "replace").decode("utf-8")
-    return escape(encodable.translate(_CONTROL_PICTURES))
