@@ -30,7 +30,7 @@ from mm1_hf.data.lengths import (
     require_fresh,
 )
 from mm1_hf.model.decoding_mm1 import ImageError, read_image_size
-from mm1_hf.model.tiling_mm1 import num_image_tokens
+from mm1_hf.model.tiling_mm1 import TILING_SETTINGS, num_image_tokens
 
 if TYPE_CHECKING:
     from mm1_hf.data.sources.contract import Source
@@ -43,16 +43,6 @@ OnError = Literal["raise", "skip"]
 # Goes up when the numbers would come out differently for the same documents.
 _FORMAT = 2
 _BATCH = 64
-_TILING_SETTINGS = (
-    "size",
-    "do_resize",
-    "tiling",
-    "resize_policy",
-    "pad_place",
-    "min_tiles",
-    "max_tiles",
-    "max_split_images",
-)
 _EXAMPLES_KEPT = 20
 
 
@@ -77,7 +67,7 @@ def fingerprint(
     for passing in ("padding", "truncation"):
         backend.pop(passing, None)
     image_processor = processor.image_processor
-    settings = {name: str(getattr(image_processor, name)) for name in _TILING_SETTINGS}
+    settings = {name: str(getattr(image_processor, name)) for name in TILING_SETTINGS}
     parts = [
         _FORMAT,
         source.fingerprint,

@@ -29,22 +29,11 @@ from .tiling_mm1 import (
     MIN_TILES,
     PAD_PLACES,
     RESIZE_POLICIES,
+    TILING_SETTINGS,
     TILINGS,
     Placement,
     TilePlan,
     require_name,
-)
-
-# Everything that the number and the places of tiles depend on.
-_TILING_SETTINGS = (
-    "size",
-    "do_resize",
-    "tiling",
-    "resize_policy",
-    "pad_place",
-    "min_tiles",
-    "max_tiles",
-    "max_split_images",
 )
 
 
@@ -209,7 +198,7 @@ class MM1ImageProcessor(BaseImageProcessor):
             ValueError: If the sample cannot be planned; names it.
         """
         overrides = {k: v for k, v in (images_kwargs or {}).items() if v is not None}
-        settings = {key: overrides.get(key, getattr(self, key)) for key in _TILING_SETTINGS}
+        settings = {key: overrides.get(key, getattr(self, key)) for key in TILING_SETTINGS}
         size = self._standardize_kwargs(size=settings.pop("size"), default_to_square=True)["size"]
         _require_tile_size(size)
         plan = plan_sample(

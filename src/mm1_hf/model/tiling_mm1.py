@@ -29,6 +29,18 @@ PAD_PLACES: tuple[str, ...] = get_args(PadPlace)
 MIN_TILES = 4
 MAX_TILES = 9
 
+# Settings of an image processor that the number and the places of tiles depend on.
+TILING_SETTINGS = (
+    "size",
+    "do_resize",
+    "tiling",
+    "resize_policy",
+    "pad_place",
+    "min_tiles",
+    "max_tiles",
+    "max_split_images",
+)
+
 
 class Grid(NamedTuple):
     """Rows and columns of tiles on a canvas."""

@@ -10,16 +10,10 @@ import torch
 from mm1_hf.hub.doctor.findings import Fault
 from mm1_hf.hub.doctor.patient import Patient
 from mm1_hf.model.configuration_mm1 import image_height_width
+from mm1_hf.model.tiling_mm1 import TILING_SETTINGS
 
 TILING_FIELDS = (
-    "size",
-    "do_resize",
-    "tiling",
-    "resize_policy",
-    "pad_place",
-    "min_tiles",
-    "max_tiles",
-    "max_split_images",
+    *TILING_SETTINGS,
     "image_mean",
     "image_std",
     "do_rescale",
