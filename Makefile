@@ -56,7 +56,7 @@ oldest: $(VENV)/.test $(OLDEST)/.done
 	PYTHONPATH=$(OLDEST) $(PYTEST) $(NO_TRANSFORMERS)
 
 docs: $(VENV)/.test
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 examples: $(VENV)/.test
 	@set -e; for example in $(sort $(wildcard examples/*.py)); do \

@@ -59,8 +59,8 @@ class Mixture:
 
     >>> captions = Mixture({"web": 93, "vecap": 7})
     >>> mixture = Mixture({captions: 45, "interleaved": 45, "text": 10})
-    >>> [(leaf.name, round(leaf.share, 4)) for leaf in mixture.leaves]
-    [('web', 0.4185), ('vecap', 0.0315), ('interleaved', 0.45), ('text', 0.1)]
+    >>> {leaf.name: round(leaf.share, 4) for leaf in mixture.leaves}
+    {'web': 0.4185, 'vecap': 0.0315, 'interleaved': 0.45, 'text': 0.1}
 
     Args:
         weights: Sources, names of sources, or mixtures, each with a positive weight. A name is

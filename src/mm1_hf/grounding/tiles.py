@@ -139,8 +139,8 @@ def tile_views(plan: TilePlan) -> tuple[TileView, ...]:
     >>> overview, *tiles = tile_views(plan)
     >>> overview.to_tile(Point(x=300, y=100))
     Point(x=75.0, y=25.0)
-    >>> [tile.to_tile(Point(x=300, y=100)) for tile in tiles]
-    [None, Point(x=50.0, y=50.0), None, None]
+    >>> tuple(tile.to_tile(Point(x=300, y=100)) for tile in tiles)
+    (None, Point(x=50.0, y=50.0), None, None)
 
     Args:
         plan: From `plan_tiles`, `MM1ImageProcessor.plan` or `MM1Processor.plan(…).tiles`.

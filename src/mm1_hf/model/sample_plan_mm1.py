@@ -222,8 +222,8 @@ def count_image_tokens(
     """Sequence positions that an image takes, markers included.
 
     >>> plan = plan_tiles(1344, 1344, tile_height=672, tile_width=672, tiling="static")
-    >>> [count_image_tokens(plan, tokens_per_tile=144, markers=kind) for kind in MARKERS]
-    [720, 735, 724]
+    >>> tuple(count_image_tokens(plan, tokens_per_tile=144, markers=kind) for kind in MARKERS)
+    (720, 735, 724)
     """
     layout = image_layout(plan, image=image, markers=markers, name=name)
     return len(layout) - plan.num_tiles + num_image_tokens(plan.num_tiles, tokens_per_tile)

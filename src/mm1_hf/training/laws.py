@@ -18,8 +18,8 @@ def learning_rate(num_parameters: int) -> float:
     6e-5, 4e-5 and 2e-5 at 3B, 7B and 30B. A sparse model takes the rate of its dense parent, as
     reported.
 
-    >>> [float(f"{learning_rate(n):.3g}") for n in (9_000_000, 1_200_000_000, 3_000_000_000)]
-    [0.000675, 8.58e-05, 5.83e-05]
+    >>> tuple(float(f"{learning_rate(n):.3g}") for n in (9_000_000, 1_200_000_000, 3_000_000_000))
+    (0.000675, 8.58e-05, 5.83e-05)
 
     Args:
         num_parameters: N, the language model's parameters without embeddings (as reported).
