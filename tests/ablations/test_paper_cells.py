@@ -4,11 +4,12 @@ import functools
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from mm1_hf.ablations import Context, StageCache
-from mm1_hf.ablations.paper.documents import Picture, Text
+from mm1_hf.ablations.paper.documents import Picture, Pretraining, Text
 from mm1_hf.ablations.paper.evaluation import read
 from mm1_hf.ablations.paper.features import tiles_of
 from mm1_hf.ablations.paper.models import FeatureReader
@@ -42,7 +43,7 @@ def cell(settings, cache, *, seed=0):
 
 def test_cached_features_are_what_the_model_computes_from_pixels(shared):
     model = shared.pretrained().eval()
-    collator = shared.collator()
+    collator = shared.padded(shared.pretraining_features())
     batch = collator([[Picture("captioned", index), Text(" top left")] for index in range(5)])
     labels = batch.pop("labels")
     pixels = tiles_of(shared.library["captioned"][:5], side=16).flatten(0, 1)
@@ -54,9 +55,27 @@ def test_cached_features_are_what_the_model_computes_from_pixels(shared):
     assert ours.shape[:2] == labels.shape
 
 
+@pytest.mark.parametrize("experts", [None, 2])
+def test_packed_batches_train_as_padded_ones_do(cache, experts):
+    settings = replace(TINY, decoder=replace(TINY.decoder, experts=experts))
+    shared = Shared(settings, seed=0, cache=cache)
+    model = shared.pretrained()
+    make = Pretraining(shared.library, settings.mixture, full_captions=0.4)
+    documents = [make(np.random.default_rng(index)) for index in range(12)]
+    features = shared.pretraining_features()
+    gradients = []
+    for collator in (shared.padded(features), shared.packed(features)):
+        model.zero_grad()
+        loss = FeatureReader(model)(**collator(documents)).loss
+        loss.backward()
+        gradients.append([loss, *(one.grad for one in model.parameters() if one.grad is not None)])
+    torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-4)
+    assert len(gradients[0]) > 10
+
+
 def test_reading_says_right_exactly_where_greedy_decoding_gives_the_truth(shared):
     model = shared.pretrained().eval()
-    collator = shared.collator()
+    collator = shared.padded(shared.pretraining_features())
     split = functools.partial(collator.tokenizer, add_special_tokens=False)
     checked = 0
     for index, prompt in enumerate(["Digits:", "Places:", " 7\n", "a", "The", " digits of"]):

@@ -75,7 +75,6 @@ class FeatureReader(nn.Module):
     def forward(
         self,
         input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
         features: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         **kwargs: Any,
@@ -88,7 +87,6 @@ class FeatureReader(nn.Module):
             encoded = {"image": BaseModelOutputWithPooling(pooler_output=tokens)}
         return self.mm1(
             input_ids=input_ids,
-            attention_mask=attention_mask,
             mm_encoder_outputs=encoded,
             labels=labels,
             **kwargs,

@@ -16,8 +16,10 @@ def run_cell(settings: Settings, context: Context) -> dict[str, float]:
     model = shared.pretrained()
     figures = {"parameters": float(non_embedding_parameters(model))}
     if settings.tuning is None:
-        tested = evaluate_pretrained(model, shared.collator(), shared.library, seed=context.seed)
+        collator = shared.padded(shared.pretraining_features())
+        tested = evaluate_pretrained(model, collator, shared.library, seed=context.seed)
     else:
         finetune(model, settings.tuning, shared)
-        tested = evaluate_tuned(model, shared.collator(), shared.library, seed=context.seed)
+        collator = shared.padded(shared.tuning_features())
+        tested = evaluate_tuned(model, collator, shared.library, seed=context.seed)
     return figures | tested

@@ -98,8 +98,7 @@ class Settings:
             2403.09611, section 3.2.
         full_captions: Share of captions that name all places in any order: they tell more than
             plain captions do, as MM1's synthetic captions tell more than the web's.
-        learning_rate: Peak rate of pre-training; None means the law. Twice the law's, as the steps
-            are few.
+        learning_rate: Peak rate of pre-training; None means the paper's law.
         steps: Optimizer steps of pre-training.
         batch_size: Documents of a step.
         tuning: Fine-tuning after pre-training, or none.
@@ -113,8 +112,8 @@ class Settings:
     decoder: Decoder = field(default_factory=Decoder)
     mixture: Shares = Shares(5, 5, 1)
     full_captions: float = 0.4
-    learning_rate: float | None = 5e-3
-    steps: int = 400
+    learning_rate: float | None = None
+    steps: int = 600
     batch_size: int = 32
     tuning: Tuning | None = None
     albums: Albums = field(default_factory=Albums)

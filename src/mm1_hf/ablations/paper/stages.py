@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 from transformers import CLIPModel, PreTrainedTokenizerFast, set_seed
 
 from mm1_hf.ablations.cache import StageCache
-from mm1_hf.ablations.paper.batches import FeatureCollator
+from mm1_hf.ablations.paper.batches import FeatureCollator, PackedCollator
 from mm1_hf.ablations.paper.documents import (
     Pretraining,
     conversation,
@@ -30,6 +30,7 @@ from mm1_hf.demo.stages import Schedule, train_stage
 from mm1_hf.demo.vocabulary import build_tokenizer
 from mm1_hf.model.decoder_mm1 import MM1ForCausalLM
 from mm1_hf.model.modeling_mm1 import MM1ForConditionalGeneration
+from mm1_hf.model.packed_attention_mm1 import PACKED_SDPA
 from mm1_hf.model.vision_mm1 import MM1VisionModel
 from mm1_hf.training.freezing import freeze
 from mm1_hf.training.laws import learning_rate
@@ -82,17 +83,30 @@ class Shared:
     def pretrained(self) -> MM1ForConditionalGeneration:
         """The model after pre-training on the mixture, whatever fine-tuning follows."""
         key = {"settings": replace(self.settings, tuning=None), "seed": self.seed}
-        folder = self.cache.get("pretrained", key, self._pretrain)
-        return MM1ForConditionalGeneration.from_pretrained(folder)
+        model = MM1ForConditionalGeneration.from_pretrained(
+            self.cache.get("pretrained", key, self._pretrain)
+        )
+        model.set_attn_implementation({"text_config": PACKED_SDPA})
+        return model
 
-    def collator(self) -> FeatureCollator:
-        """Batches of what the cell is tested on: documents, or questions about pages."""
+    def pretraining_features(self) -> Features:
+        """Of what documents are made of."""
+        return self.features(PRETRAINING_ALBUMS)
+
+    def tuning_features(self) -> Features:
+        """Of what is asked about, in the tiles of the cell's fine-tuning."""
         tuning = self.settings.tuning
-        if tuning is None:
-            return self._collator(self.features(PRETRAINING_ALBUMS))
-        return self._collator(self.features(TUNING_ALBUMS, tiling=tuning.tiling))
+        assert tuning is not None
+        return self.features(TUNING_ALBUMS, tiling=tuning.tiling)
 
-    def _collator(self, features: Features) -> FeatureCollator:
+    def packed(self, features: Features) -> PackedCollator:
+        """Batches to train on."""
+        return PackedCollator(
+            self.tokenizer, features, tokens_per_tile=self.settings.num_image_tokens
+        )
+
+    def padded(self, features: Features) -> FeatureCollator:
+        """Batches to be tested on, a document in each row."""
         return FeatureCollator(
             self.tokenizer, features, tokens_per_tile=self.settings.num_image_tokens
         )
@@ -141,6 +155,7 @@ class Shared:
         decoder = self.settings.decoder
         set_seed(self.seed)
         model = MM1ForCausalLM(text_config(decoder, self.tokenizer))
+        model.set_attn_implementation(PACKED_SDPA)
         if decoder.text_steps:
             prose = split_prose().train
             schedule = Schedule(decoder.text_steps, _TEXT_BATCH, _TEXT_RATE, _FINAL_SHARE)
@@ -160,13 +175,14 @@ class Shared:
         model = compose(
             settings, vision=self.encoder(), text=self.decoder(), tokenizer=self.tokenizer
         )
+        model.set_attn_implementation({"text_config": PACKED_SDPA})
         rate = settings.learning_rate or learning_rate(dense_parameters(model))
         schedule = Schedule(settings.steps, settings.batch_size, rate, _FINAL_SHARE)
         make = Pretraining(self.library, settings.mixture, full_captions=settings.full_captions)
         train_stage(
             FeatureReader(model),
             _dataset(make, schedule, seed=self.seed + 1),
-            self._collator(self.features(PRETRAINING_ALBUMS)),
+            self.packed(self.pretraining_features()),
             schedule,
             seed=self.seed + 1,
         )
@@ -199,14 +215,14 @@ class CaptionedCollator:
         }
 
 
-class TextCollator(FeatureCollator):
+class TextCollator(PackedCollator):
     """Documents without pictures, for a decoder alone."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast):
         super().__init__(tokenizer, Features(Path("/nonexistent")), tokens_per_tile=0)
 
     def __call__(self, documents: Sequence) -> dict[str, Any]:
-        """As `FeatureCollator`, without features."""
+        """As `PackedCollator`, without features."""
         batch = super().__call__(documents)
         del batch["features"]
         return batch
@@ -224,7 +240,7 @@ def finetune(model: MM1ForConditionalGeneration, tuning: Tuning, shared: Shared)
     train_stage(
         FeatureReader(model),
         _dataset(make, _schedule(tuning), seed=shared.seed + 2),
-        shared.collator(),
+        shared.packed(shared.tuning_features()),
         _schedule(tuning),
         seed=shared.seed + 2,
     )

@@ -85,7 +85,7 @@ def _pretraining_axes(baseline: Settings, scale: Scale) -> tuple[Axis, ...]:
     text = (EQUAL, CHOSEN, MUCH_TEXT)
     encoder = baseline.encoder
     # Encoders of another size learn at a rate of theirs, about as the law has it for decoders: at
-    # the base's, the large one had learned less after 400 steps than the small one.
+    # the base's, the large one had learned less than the small one.
     return (
         Axis("resolution", "image_side", {f"{side} px": side for side in sides}, _SECTION_3_1),
         Axis(
