@@ -1,11 +1,20 @@
+from contextlib import contextmanager
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
-from transformers import Trainer
+from transformers import EarlyStoppingCallback, Trainer
 
-from mm1_hf.evaluation import EvaluationCallback, EvaluationSettings, Example, evaluate
+from mm1_hf.evaluation import (
+    EvaluationCallback,
+    EvaluationSettings,
+    Example,
+    Scores,
+    evaluate,
+    mean_figure,
+)
 
 from . import small_tasks as small
 from .small_training import make_trainer
@@ -82,6 +91,77 @@ def test_it_asks_when_it_is_told_to(processor, tmp_path, every, steps):
     trainer.train()
     assert list(told.results) == steps
     assert list(logged(trainer, "eval_colours_accuracy")) == steps
+
+
+class PlannedScores:
+    """A metric whose figure at each evaluation is planned."""
+
+    def __init__(self, *scores):
+        self.scores = iter(scores)
+
+    def __call__(self, answers, examples):
+        score = next(self.scores)
+        return Scores({"accuracy": mean_figure([score])}, (score,) * len(examples))
+
+
+def test_the_checkpoint_that_answers_best_is_kept(processor, tmp_path):
+    trainer = make_trainer(
+        processor,
+        tmp_path,
+        eval_strategy="steps",
+        eval_steps=1,
+        save_strategy="best",
+        metric_for_best_model="eval_colours_accuracy",
+        greater_is_better=True,
+    )
+    settings = replace(SETTINGS, seeds=(0,))
+    planned = {"metric": PlannedScores(0.25, 0.75, 0.5, 0.0)}
+    callback(task=planned, every="evaluate", settings=settings).attach(trainer)
+    trainer.train()
+    assert (trainer.state.best_global_step, trainer.state.best_metric) == (2, 0.75)
+    assert (tmp_path / "checkpoint-2" / "model.safetensors").exists()
+    assert not (tmp_path / "checkpoint-3").exists()
+
+
+def test_stopping_early_can_wait_for_a_figure(processor, tmp_path):
+    trainer = make_trainer(
+        processor,
+        tmp_path,
+        eval_strategy="steps",
+        eval_steps=1,
+        metric_for_best_model="eval_colours_accuracy",
+        greater_is_better=True,
+        save_strategy="best",
+        load_best_model_at_end=True,
+    )
+    trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=1))
+    settings = replace(SETTINGS, seeds=(0,))
+    planned = {"metric": PlannedScores(0.25, 0.75, 0.5, 0.0)}
+    told = callback(task=planned, every="evaluate", settings=settings).attach(trainer)
+    trainer.train()
+    assert list(told.results) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("every", [2, "evaluate"])
+def test_answering_does_not_count_as_training_time(processor, tmp_path, every):
+    changes = {"eval_strategy": "steps", "eval_steps": 2} if every == "evaluate" else {}
+    trainer = make_trainer(processor, tmp_path, **changes)
+    clock = SimpleNamespace(is_paused=False, seen=[])
+
+    @contextmanager
+    def paused():
+        clock.is_paused = True
+        yield
+        clock.is_paused = False
+
+    def metric(answers, examples):
+        clock.seen.append(clock.is_paused)
+        return small.exact(answers, examples)
+
+    trainer.meter = SimpleNamespace(paused=paused)
+    callback(task={"metric": metric}, every=every).attach(trainer)
+    trainer.train()
+    assert clock.seen == [True] * 4 and not clock.is_paused
 
 
 def test_reporting_integrations_see_the_figures(processor, tmp_path):

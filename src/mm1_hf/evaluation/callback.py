@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -32,7 +32,12 @@ class EvaluationCallback(TrainerCallback):
     Several processes share the examples and put their answers together; all compute the same
     figures. A model whose weights are spread over processes is refused: `generate` would wait for
     processes that have finished theirs. Random numbers, the modes of all parts and the order of
-    logs are left as they were, so that training is the same to the bit with and without.
+    logs are left as they were, so that training is the same to the bit with and without. An
+    `MM1Trainer` does not count the time of the answers as training.
+
+    With `every="evaluate"` the figures join what `Trainer.evaluate` returns. So
+    `metric_for_best_model="eval_<task>_<figure>"` keeps the checkpoint that answers best, and
+    `EarlyStoppingCallback` can wait for a figure.
 
     The model answers as it is computed in training: under autocast if training is.
 
@@ -84,7 +89,8 @@ class EvaluationCallback(TrainerCallback):
         """Take part in the training of a `Trainer`, and log through it."""
         self._trainer = trainer
         if self not in trainer.callback_handler.callbacks:
-            trainer.add_callback(self)
+            # First, as callbacks such as EarlyStoppingCallback read the figures.
+            trainer.callback_handler.callbacks.insert(0, self)
         return self
 
     def on_train_begin(
@@ -119,9 +125,9 @@ class EvaluationCallback(TrainerCallback):
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Ask, if it is to be asked here."""
+        """Ask, if it is to be asked here, and add the figures to the Trainer's."""
         if self.every == "evaluate":
-            self._ask(args, state, control, kwargs)
+            kwargs["metrics"].update(self._ask(args, state, control, kwargs))
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -132,8 +138,14 @@ class EvaluationCallback(TrainerCallback):
 
     def _ask(
         self, args: Any, state: TrainerState, control: TrainerControl, kwargs: dict[str, Any]
-    ) -> None:
-        with _random_state_kept(args.device), evaluation_mode(kwargs["model"]):
+    ) -> dict[str, float]:
+        assert self._trainer is not None
+        meter = getattr(self._trainer, "meter", None)  # an `MM1Trainer` has one
+        with (
+            nullcontext() if meter is None else meter.paused(),
+            _random_state_kept(args.device),
+            evaluation_mode(kwargs["model"]),
+        ):
             questioner = self._questioner(kwargs)
             results = {
                 seed: score_answers(
@@ -145,11 +157,12 @@ class EvaluationCallback(TrainerCallback):
                 for seed in self.settings.asked_seeds
             }
         self.results[state.global_step] = results
-        assert self._trainer is not None
+        figures = _figures(self.task.name, list(results.values()))
         # Logging marks the training's own log of this step as written, which it is not.
         should_log = control.should_log
-        self._trainer.log(_figures(self.task.name, list(results.values())))
+        self._trainer.log(dict(figures))
         control.should_log = should_log
+        return figures
 
     def _questioner(self, kwargs: dict[str, Any]) -> Questioner:
         processor = self.processor or kwargs.get("processing_class")

@@ -60,6 +60,7 @@ class TrainingMeter:
         """Forget everything, and stop the clock."""
         self._sources: list[str] = []
         self._started: float | None = None
+        self._is_paused = False
         self._forget()
 
     def start(self) -> None:
@@ -69,11 +70,16 @@ class TrainingMeter:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave what happens inside (saving, evaluating) out of the time."""
+        """Leave what happens inside (saving, evaluating) out of the time, once."""
+        if self._is_paused:
+            yield
+            return
         begin = time.perf_counter()
+        self._is_paused = True
         try:
             yield
         finally:
+            self._is_paused = False
             if self._started is not None:
                 self._started += time.perf_counter() - begin
 
