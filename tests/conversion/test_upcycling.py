@@ -313,7 +313,7 @@ def test_what_is_interrupted_leaves_nothing(error, tmp_path, monkeypatch):
         file.write(bytes(recipe.info.dtype.itemsize * torch.Size(recipe.info.shape).numel()))
 
     dense("MM1").save_pretrained(tmp_path / "dense")
-    monkeypatch.setattr("mm1_hf.conversion.upcycling.write_recipe", write)
+    monkeypatch.setattr("mm1_hf.conversion.sparse_tensors.Recipe.write", write)
     with pytest.raises(type(error)):
         upcycle_checkpoint(tmp_path / "dense", tmp_path / "sparse", **SHAPE)
     assert [path.name for path in tmp_path.iterdir()] == ["dense"]
@@ -323,7 +323,8 @@ def test_what_is_interrupted_leaves_nothing(error, tmp_path, monkeypatch):
 def test_what_is_killed_half_way_is_no_checkpoint(tmp_path, monkeypatch):
     dense("MM1").save_pretrained(tmp_path / "dense")
     monkeypatch.setattr(
-        "mm1_hf.conversion.upcycling.write_recipe", lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+        "mm1_hf.conversion.sparse_tensors.Recipe.write",
+        lambda *_: os.kill(os.getpid(), signal.SIGKILL),
     )
     if (child := os.fork()) == 0:
         upcycle_checkpoint(tmp_path / "dense", tmp_path / "sparse", **SHAPE)

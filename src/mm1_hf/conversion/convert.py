@@ -1,21 +1,20 @@
 """Checkpoints converted as a whole: found, planned, checked, and written tensor by tensor."""
 
 import copy
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from transformers import PreTrainedModel
 
 from mm1_hf.conversion.aimv2 import Aimv2Format
-from mm1_hf.conversion.checkpoints import Checkpoint, FileCheckpoint
 from mm1_hf.conversion.clip import ClipFormat
 from mm1_hf.conversion.decoders import DECODERS
 from mm1_hf.conversion.formats import ConversionOptions, Format, Route
 from mm1_hf.conversion.honeybee import HoneybeeFormat
 from mm1_hf.conversion.llava import LlavaFormat
+from mm1_hf.conversion.making import make_tensor, write_step
 from mm1_hf.conversion.open_clip import OpenClipFormat
 from mm1_hf.conversion.renaming import Plan, Step, TensorInfo, require_exactly, whole
 from mm1_hf.conversion.report import ConversionReport
@@ -34,7 +33,6 @@ from mm1_hf.conversion.writing import (
     whole_folder,
     write_checkpoint,
     write_file,
-    write_tensor,
 )
 
 FORMATS: dict[str, Format] = {
@@ -282,7 +280,8 @@ def _write(
     plan = _plan(route, source, dtype=dtype)
     checkpoint = source.checkpoint
     entries = [
-        Entry(name, step.info, _writer(step, checkpoint)) for name, step in plan.steps.items()
+        Entry(name, step.info, partial(write_step, step, checkpoint))
+        for name, step in plan.steps.items()
     ]
     if route.target.config is not None:
         route.target.config.dtype = common_dtype({entry.name: entry.info for entry in entries})
@@ -294,7 +293,11 @@ def _write(
         write_checkpoint(folder, entries, max_shard_bytes=max_shard_bytes, stem=route.target.stem)
         if keeps_unused and plan.set_aside:
             aside = [
-                Entry(name, info, _writer(Step((key,), info, (whole(info.shape),)), checkpoint))
+                Entry(
+                    name,
+                    info,
+                    partial(write_step, Step((key,), info, (whole(info.shape),)), checkpoint),
+                )
                 for name, key in plan.set_aside.items()
                 for info in (checkpoint.tensors[key],)
             ]
@@ -302,39 +305,12 @@ def _write(
     return plan.report
 
 
-def _writer(step: Step, checkpoint: FileCheckpoint) -> Callable[[BinaryIO], None]:
-    if all(checkpoint.tensors[name].dtype == step.info.dtype for name in step.sources):
-        return partial(_copy_pieces if step.fill is None else _write_made, step, checkpoint)
-    return partial(_write_made, step, checkpoint)
-
-
-def _copy_pieces(step: Step, checkpoint: FileCheckpoint, file: BinaryIO) -> None:
-    for piece in step.pieces:
-        name = step.sources[piece.source]
-        checkpoint.copy(name, file, start=piece.start, length=piece.length)
-
-
-def _write_made(step: Step, checkpoint: Checkpoint, file: BinaryIO) -> None:
-    write_tensor(_make(step, checkpoint), file)
-
-
-def _make(step: Step, checkpoint: Checkpoint) -> torch.Tensor:
-    shape, dtype = step.info
-    if step.fill is not None:
-        return torch.full(shape, step.fill, dtype=dtype)
-    pieces = [
-        checkpoint.elements(step.sources[piece.source], piece.start, piece.length).to(dtype)
-        for piece in step.pieces
-    ]
-    return (pieces[0] if len(pieces) == 1 else torch.cat(pieces)).reshape(shape)
-
-
 def _build(model: PreTrainedModel, source: ModelSource, route: Route) -> Conversion:
     plan = _plan(route, source, dtype=None)
     model_class: Any = route.target.model_class
     dtype = common_dtype({name: step.info for name, step in plan.steps.items()})
     built = model_class._from_config(route.target.config, dtype=dtype)
-    state_dict = {name: _make(step, source.checkpoint) for name, step in plan.steps.items()}
+    state_dict = {name: make_tensor(step, source.checkpoint) for name, step in plan.steps.items()}
     # Tied weights, which `_plan` knows of, are the only ones that may be missing here.
     built.load_state_dict(state_dict, strict=False)
     built.tie_weights()

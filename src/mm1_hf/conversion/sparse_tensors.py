@@ -14,6 +14,7 @@ import torch
 
 from mm1_hf.conversion.checkpoints import Checkpoint, FileCheckpoint
 from mm1_hf.conversion.formats import Side
+from mm1_hf.conversion.making import step_runs, write_step
 from mm1_hf.conversion.operations import Piece
 from mm1_hf.conversion.renaming import Plan, Step, TensorInfo
 from mm1_hf.conversion.sources import common_dtype
@@ -56,14 +57,28 @@ class Recipe(NamedTuple):
     Attributes:
         info: What it will be.
         step: Pieces of dense tensors; None for a router.
-        runs: Its elements, row by row, as flat tensors one after the other.
-        only_moves: Whether its bytes are those of the pieces.
+        drawn: Where random numbers are in it, its elements, row by row, as flat tensors one after
+            the other. None where it is what its step makes.
     """
 
     info: TensorInfo
     step: Step | None
-    runs: Callable[[], Iterator[torch.Tensor]]
-    only_moves: bool
+    drawn: Callable[[], Iterator[torch.Tensor]] | None = None
+
+    def runs(self, checkpoint: Checkpoint) -> Iterator[torch.Tensor]:
+        """Its elements, row by row, as flat tensors one after the other."""
+        if self.drawn is not None:
+            return self.drawn()
+        assert self.step is not None
+        return step_runs(self.step, checkpoint)
+
+    def write(self, checkpoint: FileCheckpoint, file: BinaryIO) -> None:
+        """Write its data, through a small buffer wherever its bytes only move."""
+        if self.drawn is None and self.step is not None:
+            write_step(self.step, checkpoint, file)
+            return
+        for run in self.runs(checkpoint):
+            write_tensor(run, file)
 
 
 def plan_recipes(plan: Plan, side: Side, checkpoint: Checkpoint, start: Start) -> dict[str, Recipe]:
@@ -81,21 +96,21 @@ def plan_recipes(plan: Plan, side: Side, checkpoint: Checkpoint, start: Start) -
     recipes = {}
     for name, shape in (side.shapes() or {}).items():
         if (step := plan.steps.get(name)) is not None:
-            recipes[name] = _moved(step, checkpoint)
+            recipes[name] = Recipe(step.info, step)
             continue
         match = _BLOCK.fullmatch(name)
         assert match is not None
         block, layer, part = match[1], int(match[2]), match[3]
         if part == "gate.weight":
-            draw = partial(_draw_router, TensorInfo(shape, router_dtype), start, layer)
-            recipes[name] = Recipe(TensorInfo(shape, router_dtype), None, draw, False)
+            info = TensorInfo(shape, router_dtype)
+            recipes[name] = Recipe(info, None, partial(_draw_router, info, start, layer))
             continue
         matrices = [plan.steps[f"{block}{one}.weight"] for one in _PROJECTIONS[part]]
         step = _repeated(matrices, shape)
-        recipes[name] = _moved(step, checkpoint)
+        recipes[name] = Recipe(step.info, step)
         if start.noise:
-            runs = partial(_noisy_runs, step, checkpoint, start, f"{layer} {part}", deviations)
-            recipes[name] = Recipe(step.info, step, runs, False)
+            drawn = partial(_noisy_runs, step, checkpoint, start, f"{layer} {part}", deviations)
+            recipes[name] = Recipe(step.info, step, drawn)
     return recipes
 
 
@@ -110,22 +125,6 @@ def _repeated(matrices: list[Step], shape: tuple[int, ...]) -> Step:
     dtype = common_dtype({name: one.info for name, one in zip(sources, matrices, strict=True)})
     assert dtype is not None
     return Step(sources, TensorInfo(shape, dtype), tuple(once * shape[0]))
-
-
-def _moved(step: Step, checkpoint: Checkpoint) -> Recipe:
-    only_moves = step.fill is None and all(
-        checkpoint.tensors[name].dtype == step.info.dtype for name in step.sources
-    )
-    return Recipe(step.info, step, partial(_runs, step, checkpoint), only_moves)
-
-
-def _runs(step: Step, checkpoint: Checkpoint) -> Iterator[torch.Tensor]:
-    shape, dtype = step.info
-    if step.fill is not None:
-        yield torch.full(shape, step.fill, dtype=dtype).flatten()
-    for piece in step.pieces:
-        name = step.sources[piece.source]
-        yield checkpoint.elements(name, piece.start, piece.length).to(dtype)
 
 
 def _noisy_runs(
@@ -162,14 +161,3 @@ def _chunks(checkpoint: Checkpoint, name: str, piece: Piece) -> Iterator[torch.T
 def _draw_router(info: TensorInfo, start: Start, layer: int) -> Iterator[torch.Tensor]:
     drawn = torch.randn(info.shape, generator=start.generator("router", layer))
     yield drawn.mul_(start.router_std).to(info.dtype).flatten()
-
-
-def write_recipe(recipe: Recipe, checkpoint: FileCheckpoint, file: BinaryIO) -> None:
-    """Write the data of one tensor, through a small buffer wherever its bytes only move."""
-    if recipe.only_moves and recipe.step is not None:
-        for piece in recipe.step.pieces:
-            name = recipe.step.sources[piece.source]
-            checkpoint.copy(name, file, start=piece.start, length=piece.length)
-        return
-    for run in recipe.runs():
-        write_tensor(run, file)

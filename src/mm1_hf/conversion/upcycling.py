@@ -37,7 +37,7 @@ from mm1_hf.conversion.renaming import (
 )
 from mm1_hf.conversion.report import ConversionReport
 from mm1_hf.conversion.sources import FolderSource, ModelSource, Source, common_dtype, open_source
-from mm1_hf.conversion.sparse_tensors import Recipe, Start, plan_recipes, write_recipe
+from mm1_hf.conversion.sparse_tensors import Recipe, Start, plan_recipes
 from mm1_hf.conversion.writing import (
     MAX_SHARD_BYTES,
     Entry,
@@ -113,7 +113,7 @@ def upcycle(
     tensors = built.state_dict()
     for name, recipe in recipes.items():
         place = 0
-        for run in recipe.runs():
+        for run in recipe.runs(source.checkpoint):
             tensors[name].view(-1)[place : place + len(run)].copy_(run)
             place += len(run)
     built.tie_weights()
@@ -173,7 +173,7 @@ def upcycle_checkpoint(
     side.config.dtype = common_dtype({name: recipe.info for name, recipe in recipes.items()})
     report = _report(plan, recipes, side, start)
     entries = [
-        Entry(name, recipe.info, partial(write_recipe, recipe, found.checkpoint))
+        Entry(name, recipe.info, partial(recipe.write, found.checkpoint))
         for name, recipe in recipes.items()
     ]
     with whole_folder(Path(target)) as folder:
