@@ -51,6 +51,14 @@ def test_the_planted_exponent_lies_in_the_interval_under_noise(tmp_path):
     assert section is not None and "lies in the interval" in section.text
     assert len(set(section.data["slopes"].values())) == 3
     assert (tmp_path / "plots" / "rates-law.png").is_file()
+    assert "edge of the grid" not in section.text
+
+
+def test_a_best_rate_at_the_edge_of_the_grid_is_told(tmp_path):
+    section = law_section(run_grid(tmp_path, slope=-0.4214, offset=2.0), tmp_path)
+    assert (
+        section is not None and "the edge of the grid, the true one may lie beyond" in section.text
+    )
 
 
 def test_an_exponent_far_away_lies_outside_the_interval(tmp_path):

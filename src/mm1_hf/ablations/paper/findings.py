@@ -91,6 +91,8 @@ FINDINGS = (
             ),
         ),
         "MM1, section 3.2",
+        untested="zero-shot without captions but with their words. A model of this study that has "
+        "seen no caption does not know how one begins, so the last claim is nearly built in.",
     ),
     Finding(
         4,

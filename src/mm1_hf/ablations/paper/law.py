@@ -69,6 +69,7 @@ def law_section(results: Sequence[Results], folder: Path) -> Section | None:
             "",
             *rows,
             "",
+            *_warn(fitted),
             f"![Losses over learning rates, and the law]({PLOT})",
         ]
     )
@@ -88,6 +89,13 @@ def _compare(slope: Interval) -> str:
     if slope.low <= _PUBLISHED_SLOPE <= slope.high:
         return f"The paper's {_PUBLISHED_SLOPE} lies in the interval."
     return f"The paper's {_PUBLISHED_SLOPE} lies outside the interval."
+
+
+def _warn(fitted: dict[int, FittedSeed]) -> list[str]:
+    """What weakens the fit, as a paragraph."""
+    if all(found.is_inside for one in fitted.values() for found in one.best.values()):
+        return []
+    return ["Where the best rate lies at the edge of the grid, the true one may lie beyond it.", ""]
 
 
 def _draw(results: Sequence[Results], fitted: dict[int, FittedSeed], path: Path) -> None:

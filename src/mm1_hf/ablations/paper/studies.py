@@ -32,7 +32,7 @@ right behind so many examples; `score`: mean of these three; `text_accuracy`, `t
 of prose; `balance`: mean of `score`'s three and `text_accuracy`; `questions`: share answered
 exactly after fine-tuning; `parameters`: of the decoder, without embeddings."""
 
-_RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
+_RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2)
 
 _SECTION_3_1 = "MM1, section 3.1"
 _SECTION_3_2 = "MM1, section 3.2"
